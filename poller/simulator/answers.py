@@ -12,7 +12,7 @@ JSON = "application/json"
 
 
 class Request(NamedTuple):
-    """A request as the services see it: names in `headers` are lower-case, `query` has one value for each."""
+    """A request as the services see it: names in `headers` are lower-case, `query` has one value for each name."""
 
     method: str
     path: str
@@ -22,7 +22,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An answer. `headers`: beyond those every answer has. `lines`: instead of a body, one a line."""
+    """An answer. `headers`: in addition to those of every answer. `lines`: sent instead of `body`, each as a line."""
 
     status: int
     body: bytes = b""
@@ -41,7 +41,7 @@ def api_error(status: int, code: str, message: str) -> Answer:
 
 
 def inflated(request: Request) -> bytes | None:
-    """The body without its gzip; None where it claims to be gzip and is not."""
+    """The body, decompressed; None if a header says that it is gzip and it is not."""
     if request.headers.get("content-encoding", "").lower() != "gzip":
         return request.body
     try:

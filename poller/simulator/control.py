@@ -1,4 +1,4 @@
-"""The control and oracle endpoints below `/_simulator/`: how another process drives a world.
+"""The control and oracle endpoints below `/_simulator/`, with which another process controls a world.
 
 GET  state                  contracts, API requests, intakes, faults
 GET  entries?contract=N     every entry of a contract, NDJSON, oldest first (`&visible=1`: only those shown)
@@ -109,7 +109,7 @@ _ROUTES: dict[tuple[str, str], Callable[[World, Request], Answer]] = {
 
 
 def answer_control(world: World, request: Request) -> Answer:
-    """Do what a control request asks for."""
+    """Answer a control request."""
     route = _ROUTES.get((request.method, request.path.removeprefix(PREFIX).strip("/")))
     if route is None:
         known = ", ".join(f"{method} {name}" for method, name in _ROUTES)

@@ -1,9 +1,9 @@
-"""Made-up but lifelike Activity Log entries, fast to render: entry i of a contract is a pure function of
-(seed, contract, i), and of the time the log gives it.
+"""Invented but realistic Activity Log entries, fast to render: entry i of a contract is a pure function of
+(seed, contract, i), and of the time that the log gives it.
 
-A pool of lives is made once per seed. A life is what a request leaves in the log: six entries of one user, one request and
-mostly one resource, from RequestAccepted on, each a template. An entry is one template with its time, its contract and the key
-of its life filled in. Nothing is stored per entry. All names and addresses are from ranges reserved for
+A pool of lives is made once, for all seeds. A life is the six entries that one request leaves in the log, from RequestAccepted
+on: they have one user and mostly one resource, and each is a template. An entry is a template, filled with its time, its
+contract and the key of its life. Nothing is stored per entry. All names and addresses are from ranges reserved for
 documentation.
 
 Source: docs/facts.md, "IONOS Activity Log API": shape of an entry, event types and their proportions.
@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 
 _POOL_SIZE = 167  # lives
 _LIFE_ENTRIES = 6
-_LIFE_SPREAD = 7  # lives that begin between two entries of one
-_WHOLE_SECOND_EVERY = 32  # about one entry of so many has a time without a fraction
+_LIFE_SPREAD = 7  # how many lives begin between two entries of one life
+_WHOLE_SECOND_EVERY = 32  # about one in this many entries has a time without a fraction
 _KEY_MASK = (1 << 48) - 1
 _UUID_END = len('{"@uuid":"') + 36 + len('",')
-_STEP = 0x9E3779B97F4B  # odd, so that i -> i * _STEP mod 2**48 never gives one key twice
+_STEP = 0x9E3779B97F4B  # odd, so that i -> i * _STEP mod 2**48 never gives the same key twice
 
 _UPDATE = "RequestStatusUpdate"
-# The types of a life, in order. What is last is often another request's, which nothing else in the log belongs to.
+# The types of a life's entries, in order. The last entry often belongs to another request, without other entries.
 _TYPES = ("RequestAccepted", _UPDATE, _UPDATE, "Provision", _UPDATE)
 _LAST_TYPES = (
     (_UPDATE, 24),
@@ -55,7 +55,7 @@ _SERVICES = ("DCD", "PUBLIC_REST", "PUBLIC_REST_V6", "Provisioning", "Reseller_V
 _SERVICE_WEIGHTS = (30, 15, 30, 20, 5)
 _HOSTS = ("dcd-fra-1.example.net", "api-fra-2.example.net", "api-txl-1.example.net", "prov-txl-3.example.net")
 _NETWORKS = ("192.0.2.", "198.51.100.", "203.0.113.", "2001:db8:51::")
-_RESOURCES = (  # type, path, and what a dotted action begins with
+_RESOURCES = (  # type, path, and the prefix of dotted actions
     ("datacenter", "datacenters", "vr.datacenter"),
     ("server", "datacenters/{parent}/servers", "vr.server"),
     ("volume", "datacenters/{parent}/volumes", "st.volume"),
@@ -81,13 +81,13 @@ _ERRORS = (
 
 
 class _Template(NamedTuple):
-    id_prefix: bytes  # with the key of the life after it: the entry's UUID
-    pieces: tuple[bytes, ...]  # what stands around what is filled in
-    # the entry's pieces in order, of `pieces` and the values of `_SLOTS` behind them
+    id_prefix: bytes  # together with the key of the life: the entry's UUID
+    pieces: tuple[bytes, ...]  # the constant text between the filled-in values
+    # from `pieces`, followed by the values of `_SLOTS`, to the entry's pieces in order
     arrange: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
 
 
-# What is filled in: the key of the life, the time in three pieces, the end of the life's queue id, the contract.
+# The filled-in values: the key of the life, the time in three pieces, the end of the life's queue id, the contract.
 _SLOTS = {"K": (0,), "T": (1, 2, 3), "Q": (4,), "N": (5,)}
 _QUEUE_ENDS = tuple(b"%04d" % number for number in range(10_000))
 
@@ -102,7 +102,7 @@ def _uuid(rng: random.Random) -> str:
 
 
 class _Life(NamedTuple):
-    """What the entries of a request have in common."""
+    """The values that all entries of a request have in common."""
 
     user: str
     address: str
@@ -159,7 +159,7 @@ def _token_event(rng: random.Random, life: _Life) -> dict[str, Any]:
 
 
 def _event(rng: random.Random, kind: str, life: _Life) -> dict[str, Any]:
-    """The `event` of one entry: who did what to which resource, and how it went."""
+    """The `event` of one entry: what was done to which resource, and the result."""
     if kind == "GenerateToken":
         return _token_event(rng, life)
     if kind == "DCDUserEvent":
@@ -197,7 +197,7 @@ def _event(rng: random.Random, kind: str, life: _Life) -> dict[str, Any]:
 
 
 def _principal(rng: random.Random, life: _Life) -> dict[str, Any]:
-    """Who it was, of which anything may be missing."""
+    """The `principal` of one entry. Any part of it may be missing."""
     principal: dict[str, Any] = {
         "sourceIP": life.address,
         "sourceService": life.service,
@@ -238,9 +238,9 @@ def _make_template(rng: random.Random, kind: str, life: _Life) -> _Template:
     }
     if rng.random() < 0.005:
         del entry["principal"]
-    # Both are JSON, and the real thing has both: raw and escaped letters beyond ASCII.
+    # Both forms are JSON, and the real API uses both: raw and escaped letters beyond ASCII.
     text = json.dumps(entry, ensure_ascii=rng.random() < 0.3, separators=(",", ":"))
-    text = re.sub('"~-([0-9]+~Q~)"', r"\1", text)  # a number
+    text = re.sub('"~-([0-9]+~Q~)"', r"\1", text)  # the queue id is a number
     if rng.random() < 0.5:
         text = text.replace('"contractNumber":"~N~"', '"contractNumber":~N~')
     pieces = tuple(piece.encode() for piece in re.split("~[KTQN]~", text))
@@ -253,7 +253,7 @@ def _make_template(rng: random.Random, kind: str, life: _Life) -> _Template:
 
 @cache
 def _lives() -> tuple[tuple[_Template, ...], ...]:
-    """Templates: of each life, its entries. They take long to make, and serve every seed: ids and order are of the seed."""
+    """The templates of each life's entries. They are slow to make, and serve all seeds: only ids and order depend on the seed."""
     rng = random.Random(1)
     names, weights = zip(*_LAST_TYPES, strict=True)
     lasts = [name for name, weight in _LAST_TYPES for _ in range(round(_POOL_SIZE * weight / sum(weights)))]
@@ -274,7 +274,7 @@ _MILLISECONDS = tuple(b"%03dZ" % ms for ms in range(1000))
 
 
 def is_whole_second(index: int) -> bool:
-    """Whether entry `index` has a time without a fraction where the log gives it a whole second."""
+    """Whether entry `index` has a time without a fraction if the log gives it a whole second."""
     return index % _WHOLE_SECOND_EVERY == 0
 
 
@@ -312,7 +312,7 @@ class EntryMaker:
     def _template(self, index: int) -> tuple[_Template, int]:
         """The template of entry `index`, and the number of its life, which is unique.
 
-        Six entries in a row are of six lives, each further on than the next, so that requests overlap as they do.
+        Six entries in a row belong to six lives, each at another stage, so that requests overlap as in a real log.
         """
         begun, place = divmod(index, _LIFE_ENTRIES)
         life = ((begun - place * _LIFE_SPREAD) * _STEP + self.salt) & _KEY_MASK
@@ -326,6 +326,6 @@ class EntryMaker:
         return body if missing < 0 else b'%s,"padding":"%s"}' % (body[:-1], b"x" * missing)
 
     def id_of(self, index: int) -> bytes:
-        """The UUID of entry `index`, also where its body does not carry it."""
+        """The UUID of entry `index`, even if its body does not have it."""
         template, life = self._template(index)
         return template.id_prefix + hexlify(life.to_bytes(6, "big"))

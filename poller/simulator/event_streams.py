@@ -1,4 +1,4 @@
-"""A stand-in of the management API of IONOS Event Streams: clusters, their users, and what those log in with.
+"""A stand-in for the management API of IONOS Event Streams: clusters, their users, and the users' certificates.
 
 Source: docs/facts.md, "Kafka".
 """
@@ -15,7 +15,7 @@ CLUSTER_ID, USERS = "c0ffee00-0000-4000-8000-000000000001", {"u1": "poller", "u2
 
 
 def answer_clusters(request: Request, settings: SimulatorSettings) -> Answer:
-    """What the API answers. There is one cluster, whose brokers are those of the settings."""
+    """The answer of the API. There is one cluster, with the brokers of the settings."""
     if request.headers.get("authorization") != f"Bearer {settings.token}":
         return api_error(401, "paas-auth-1", "Unauthorized, wrong or no api key provided to process this request")
     match request.path.strip("/").split("/"):

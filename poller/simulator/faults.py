@@ -1,14 +1,14 @@
-"""What the simulator does wrong on request: the grammar of `--fault`, and the dice.
+"""The faults that the simulator makes on request: the grammar of `--fault`, and the random choice.
 
-A fault reads `[SELECTOR:]KIND[:OPTION]...`, for example
+A fault has the form `[SELECTOR:]KIND[:OPTION]...`, for example
 
     500:10%                      every tenth API request answers 500
     429:10%:retry-after=2        with a Retry-After header (seconds, or `date+2` for an HTTP date in 2 s)
     contract=31960002:500        every page of one contract
-    path=contracts:503:x2        the next two listings of contracts (`after=N` lets N pass before)
+    path=contracts:503:x2        the next two listings of contracts (`after=N`: the first N pass)
     sink=logging:lost-ack:30%    an intake stores, then drops the connection (`sink=*`: every intake)
 
-SELECTOR  `contract=NUMBER`, `path=entries|contracts|root`, `sink=logging|loki|moesif|otlp|opensearch|http|*`; without one,
+SELECTOR  `contract=NUMBER`, `path=entries|contracts|root`, `sink=logging|loki|moesif|otlp|opensearch|http|*`; default:
           the whole API.
 OPTION    `N%` how often (default always), a duration (`50ms`, `3s`, `1m`), `xN` at most N times, `after=N`,
           `retry-after=N|date+N`, `within=DURATION` (late), `count=N` (rate, pages, limit, null, nan, dense),
@@ -18,36 +18,36 @@ KIND, of the API and the intakes
   hang          no answer for the duration (30s), then the connection is dropped
   reset         the connection is reset without an answer
   latency       the answer is held back for the duration (100ms)
-  mixed         one of the failures below, evenly; a duration (2s) applies to hang and drip
+  mixed         one of the failures below, with equal chances; a duration (2s) applies to hang and drip
                 API: 500, 503, 429, hang, reset, truncate, cut, html, missing-hits, wrong-types, drip,
                 capped-total
                 intakes: 500, 503, 429, hang, reset, lost-ack
-  cut           the connection closes in mid-body (an intake stores and says so)
-  drip          the body in 20 pieces over the duration (5s; an intake stores and says so)
+  cut           the connection closes in the middle of the body (an intake stores; the status is right)
+  drip          the body in 20 pieces over the duration (5s; an intake stores; the status is right)
   html          200 with a page of HTML (an intake stores nothing)
 KIND, of the API only
-  truncate      half of the JSON, as if it were whole
+  truncate      half of the JSON, with the right length in the header
   missing-hits  200 with JSON that has no hits
   wrong-types   200 with `hits` of the wrong type
   capped-total  `total` is never above 10,000
   late          this share of the entries younger than `within` (5m), and of those added later, is not shown
                 before the duration (3s) is over, counted from when the fault was set or the entry added
-  rate          429 for what exceeds `count` (7) requests in any so many seconds (15s)
+  rate          429 for requests beyond `count` (7) in any period of the duration (15s)
   undated       answers have no `Date`
   pages         the list of contracts comes in pages of `count` (2), with a total and a link
   limit         a `limit` above `count` (100) is refused with 400
-  unlisted      the list of contracts does not show the contract of the selector, or is refused (403) without one
+  unlisted      the list of contracts leaves out the contract of the selector; without one, the list is refused (403)
   null          every `count`-th (100) entry comes as `"_source": null`
-  nan           every `count`-th (100) entry is no valid JSON: it has `NaN` in it
+  nan           every `count`-th (100) entry is not valid JSON: it has `NaN` in it
   miscount      `total` is one more than there are entries
   shuffle       the entries of a query come in another order with each request
   old           a query from before the duration (90d) ago is refused with `status` (400)
-  dense         of a query, what comes after the first `count` (20) entries is refused with `status` (400)
+  dense         the entries of a query after the first `count` (20) are refused with `status` (400)
 KIND, of the intakes only
   lost-ack      stores, then drops the connection
   partial       stores the first half, then answers 500
-  echo          stores, and answers with what was sent, as often as makes 2 MiB
-  encoding      stores, and says that its answer is compressed, which it is not
+  echo          stores, and answers with the request's body, repeated up to 2 MiB
+  encoding      stores, and its answer has a false `Content-Encoding: gzip`
 """
 
 from __future__ import annotations
@@ -108,11 +108,11 @@ _API_ONLY = {
     "dense": 0.0,
 }
 _COUNTS = {"rate": 7, "pages": 2, "limit": 100, "null": 100, "nan": 100, "dense": 20}
-# What the API serves of entries is not all as it should be: a part cannot be read, and the rest can.
+# With these, a part of the entries cannot be read, or is served wrongly, and the rest can be read.
 ODDITIES = ("null", "nan", "miscount", "shuffle", "old", "dense")
 _NO_FAILURES = ("latency", "capped-total", "undated", "pages", "limit", *ODDITIES)
 _SINK_ONLY = {"lost-ack": 0.0, "partial": 0.0, "echo": 0.0, "encoding": 0.0}
-BAD_BODIES = ("cut", "drip", "echo", "encoding")  # of an intake: the head of its answer is as it should be
+BAD_BODIES = ("cut", "drip", "echo", "encoding")  # of an intake: the head of its answer is right
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STATUS = re.compile(r"[45]\d\d")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -130,12 +130,12 @@ class Fault:
     path: str = ""
     sink: str = ""
     skip: int = 0
-    remaining: int = -1  # -1: without end
+    remaining: int = -1  # -1: without limit
     retry_after: str = ""
     within_seconds: float = 300.0
     count: int = 0
     status: int = 400
-    recent: deque[float] = field(default_factory=deque)  # of `rate`: when it let a request through
+    recent: deque[float] = field(default_factory=deque)  # for `rate`: when it let requests through
 
     def concerns(self, path: str, contract: str, sink: str) -> bool:
         """Whether this fault may hit a request to this path and contract of the API, or to this sink."""
@@ -158,7 +158,7 @@ class Fault:
 
 
 class Draw(NamedTuple):
-    """What befalls one request."""
+    """The faults that hit one request."""
 
     failure: Fault | None = None
     latency_seconds: float = 0.0
@@ -176,7 +176,7 @@ def _duration_seconds(text: str) -> float | None:
 
 
 def _set_option(fault: Fault, option: str) -> bool:
-    """Whether `option` was understood."""
+    """Set one option. Returns whether it is valid."""
     name, _, value = option.partition("=")
     seconds = _duration_seconds(option)
     if seconds is not None:
@@ -203,7 +203,7 @@ def _set_option(fault: Fault, option: str) -> bool:
 def parse_fault(spec: str) -> Fault:
     """The fault a spec describes.
 
-    Raises: ConfigError saying what is allowed, when the spec is not of the grammar above.
+    Raises: ConfigError that says what is allowed, if the spec does not follow the grammar above.
     """
     parts = [part.strip() for part in spec.split(":")]
     fault = Fault(kind="")
@@ -272,10 +272,10 @@ def parse_faults(specs: Iterable[str]) -> list[Fault]:
 
 
 class FaultPlan:
-    """The faults in force and the dice, which fall the same way for the same seed and order of requests.
+    """The active faults and a random generator, with equal results for the same seed and order of requests.
 
-    At most one failure hits a request: the first spec whose dice say so. Latency adds up. `struck` counts what befell whom:
-    ("api" or the sink, kind); a plan that takes another's place may go on with its counts.
+    At most one failure hits a request: that of the first spec that hits. Latencies add up. `struck` counts the hits by
+    ("api" or the sink, kind); a plan that replaces another one may continue its counts.
     """
 
     def __init__(
@@ -289,7 +289,7 @@ class FaultPlan:
         self._lock = threading.Lock()
 
     def draw(self, *, path: str = "", contract: str = "", sink: str = "") -> Draw:
-        """What befalls a request to `path` (and `contract`) of the API, or to `sink`."""
+        """The faults that hit a request to `path` (and `contract`) of the API, or to `sink`."""
         if not self._faults:
             return Draw()
         draw = Draw()
@@ -322,7 +322,7 @@ class FaultPlan:
         return self._rng.choice(SINK_FAILURES if fault.sink else (*API_FAILURES, "capped-total"))
 
     def late_seconds(self, contract: str, age_seconds: float = 0.0) -> float:
-        """How much later than it should an entry of this contract is shown; rolls the dice."""
+        """How much too late an entry of this contract is shown; a random choice."""
         delay = 0.0
         with self._lock:
             for fault in self.late:

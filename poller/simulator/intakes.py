@@ -1,9 +1,9 @@
-"""Stand-ins for where events go, each of which records exactly what it accepted.
+"""Stand-ins for receivers of events. Each one records exactly which events it accepted.
 
-An intake first judges a request, then stores what the verdict grants, so that a fault can come between the
-two. It keeps one count per 16-byte digest of a line, not the lines (unless told to), so that a million
-events fit.
-Words: accepted = acknowledged events; stored = what a user would find; repeats = found more than once.
+An intake first judges a request, then stores the items of the verdict, so that a fault can happen between
+the two. It keeps one count per 16-byte digest of a line, not the lines (unless `keep_lines`), so that a
+million events fit into memory.
+Words: accepted = acknowledged events; stored = events that a user would find; repeats = found more than once.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def digest_of(line: bytes) -> bytes:
-    """The 16 bytes a line is known by."""
+    """The 16-byte digest that identifies a line."""
     return hashlib.blake2b(line, digest_size=16).digest()
 
 
 class Item(NamedTuple):
-    """One event to store. `key`: its identity, where that is not its text. `stream`, `at_ns`: Loki's."""
+    """One event to store. `key`: its identity, if that is not its text. `stream`, `at_ns`: for Loki."""
 
     line: bytes
     key: bytes = b""
@@ -42,7 +42,7 @@ class Item(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What an intake makes of a request: the answer, what it stores, how many events it refused."""
+    """An intake's decision about a request: the answer, the items to store, how many events are refused."""
 
     answer: Answer
     items: list[Item]
@@ -54,7 +54,7 @@ def _refusal(status: int, message: str, refused: int = 0) -> Verdict:
 
 
 class Intake(ABC):
-    """What all intakes share: the record. Calls are made under the simulator's lock of this intake."""
+    """The base of all intakes: the record of events. Callers hold the simulator's lock of this intake."""
 
     name = ""
 
@@ -67,10 +67,10 @@ class Intake(ABC):
 
     @abstractmethod
     def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
-        """What the real one would do with this request, now."""
+        """The decision of the real receiver about this request, now."""
 
     def store(self, items: list[Item], *, keep_lines: bool) -> None:
-        """Take in what a verdict granted."""
+        """Store the items of a verdict."""
         for item in items:
             self.accepted += 1
             digest = digest_of(item.key or item.line)
@@ -82,7 +82,7 @@ class Intake(ABC):
                 self.kept.append(item)
 
     def _collapses(self, item: Item, digest: bytes) -> bool:
-        """Whether this event vanishes into an equal one stored before; asked once for each, in order."""
+        """Whether this event is merged into an equal one stored before. Called once for each event, in order."""
         return False
 
     @property
@@ -96,7 +96,7 @@ class Intake(ABC):
 
     @property
     def repeats(self) -> int:
-        """Events a user finds more than once, each beyond the first."""
+        """Number of events that a user finds again, not counting the first of each."""
         return self.stored - len(self.counts)
 
     def state(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _json_lines(body: bytes) -> list[bytes]:
 
 
 def _poisoned(lines: list[bytes], settings: SimulatorSettings) -> Verdict | None:
-    """The refusal of a request with a line that the receiver cannot take: the records of an array are added one by one."""
+    """The refusal of a request with a line that the receiver cannot accept. It adds the records of an array one by one."""
     poison = settings.poison.encode()
     places = (place for place, line in enumerate(lines) if line[:1] != b"{" or (poison and poison in line))
     culprit = next(places, None)
@@ -165,7 +165,7 @@ class LoggingIntake(Intake):
         return _poisoned(lines, settings) or Verdict(Answer(201, content_type="text/plain"), [Item(x) for x in lines])
 
     def _is_too_often(self, per_second: int) -> bool:
-        """Whether the second up to now has had as many requests as a pipeline takes."""
+        """Whether the last second had as many requests as a pipeline accepts."""
         now = time.monotonic()
         while self._arrivals and self._arrivals[0] <= now - 1:
             self._arrivals.popleft()
@@ -176,7 +176,7 @@ class LoggingIntake(Intake):
 
 
 class HttpIntake(Intake):
-    """Any HTTP source: takes NDJSON, a JSON array or a JSON object, and asks for no credentials."""
+    """Any HTTP source: accepts NDJSON, a JSON array or a JSON object, without credentials."""
 
     name = "http"
 
@@ -199,7 +199,7 @@ class HttpIntake(Intake):
 
 
 class _TooLargeError(Exception):
-    """An action is larger than Moesif takes."""
+    """An action is larger than Moesif accepts."""
 
 
 class _ActionRequest(msgspec.Struct):
@@ -250,7 +250,7 @@ class MoesifIntake(Intake):
             except _TooLargeError:
                 return _refusal(413, "an action exceeds the size limit", len(lines))
             except msgspec.DecodeError as error:
-                # Nobody says what becomes of the others: the worse case is that those before it are there.
+                # It is not documented what happens to the others. The worse case: those before it are stored.
                 answer = json_answer(400, {"message": f"invalid action: {error}"})
                 return Verdict(answer, items, len(lines) - len(items))
         return Verdict(json_answer(201, {}), items)
@@ -275,7 +275,7 @@ class MoesifIntake(Intake):
 
 
 class Books(NamedTuple):
-    """What the logs hold against what an intake has: every entry should be there, once."""
+    """The comparison of the logs with an intake: every entry should be in the intake once."""
 
     expected: int
     received: int
@@ -285,7 +285,7 @@ class Books(NamedTuple):
 
 
 def balance(expected: Iterator[bytes], intake: Intake) -> Books:
-    """The books of an intake of plain lines; an entry the logs hold twice may be there twice."""
+    """The books of an intake of plain lines. An entry that is twice in the logs may be there twice."""
     wanted: dict[bytes, int] = {}
     for line in expected:
         digest = digest_of(line)

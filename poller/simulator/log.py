@@ -1,7 +1,7 @@
-"""One contract's log: which entries there are, when they happened and from when on they are shown.
+"""One contract's log: its entries, when they happened and from when on they are shown.
 
-Invariants: `_times` is sorted and `_refs` runs beside it; an entry not shown yet is in `_pending` and nowhere
-else, so a query is two binary searches and a slice. Bodies are rendered when asked for: a generated entry
+Invariants: `_times` is sorted and `_refs` is parallel to it. An entry that is not shown yet is only in
+`_pending`, so a query is two binary searches and a slice. Bodies are rendered on request: a generated entry
 takes 16 bytes.
 """
 
@@ -20,15 +20,15 @@ import msgspec
 
 from poller.simulator.entries import EntryMaker, is_whole_second
 
-VisibleAt = Callable[[int], float]  # from an entry's time in ms to the clock's seconds
+VisibleAt = Callable[[int], float]  # from an entry's time in ms to the clock time in seconds from which it is shown
 
-_FEW = 50  # inserting up to so many one by one beats sorting all anew
-_BLOCK = 20_000  # generated entries in memory as objects at any time
+_FEW = 50  # inserting up to this many one by one is faster than sorting all again
+_BLOCK = 20_000  # maximum number of generated entries that are objects at the same time
 
 
 class Page(NamedTuple):
     total: int
-    refs: list[tuple[int, int]]  # (ref, time_ms); a ref below 0 is an entry given as it is, not generated
+    refs: list[tuple[int, int]]  # (ref, time_ms); a ref below 0: a given entry, not a generated one
 
 
 class ContractLog:
@@ -48,7 +48,7 @@ class ContractLog:
     def generate(self, count: int, start_ms: int, span_ms: int, visible_at: VisibleAt | None) -> None:
         """Add `count` generated entries, spread over [start_ms, start_ms + span_ms).
 
-        `visible_at` tells from which clock time on an entry is shown; None: at once.
+        `visible_at` returns the clock time from which an entry is shown; None: at once.
         """
         step, salt = max(1, span_ms // max(1, count)), self._maker.salt
         with self._lock:
@@ -61,7 +61,7 @@ class ContractLog:
                 self._admit(_some_at_whole_seconds(entries), visible_at)
 
     def give(self, bodies: Iterable[tuple[int, bytes]], visible_at: VisibleAt | None) -> None:
-        """Add entries as they are: (time_ms, JSON)."""
+        """Add given entries, unchanged: (time_ms, JSON)."""
         with self._lock:
             admitted = []
             for time_ms, body in bodies:
@@ -70,7 +70,7 @@ class ContractLog:
             self._admit(admitted, visible_at)
 
     def hide(self, since_ms: int, visible_at: VisibleAt | None) -> None:
-        """Ask again, of the shown entries from `since_ms` on, from when they are shown."""
+        """Set anew from when the entries from `since_ms` on, which are shown now, are shown."""
         with self._lock:
             cut = bisect_left(self._times, since_ms)
             entries = list(zip(self._times[cut:], self._refs[cut:], strict=True))
@@ -78,7 +78,7 @@ class ContractLog:
             self._admit(entries, visible_at)
 
     def page(self, start_ms: int, end_ms: int, offset: int, limit: int, *, oldest_first: bool = False) -> Page:
-        """Entries shown now with start_ms <= time < end_ms: how many, and those at `offset` up to `limit`."""
+        """Entries with start_ms <= time < end_ms that are shown now: how many, and up to `limit` of them from `offset` on."""
         with self._lock:
             self._reveal()
             low, high = bisect_left(self._times, start_ms), bisect_left(self._times, end_ms)
@@ -108,7 +108,7 @@ class ContractLog:
         return b"".join(parts)
 
     def ids(self, page: Page) -> list[bytes]:
-        """The ids that the store gives the entries of a page."""
+        """The ids that the API's storage gives to the entries of a page."""
         return [self._maker.id_of(ref) if ref >= 0 else b"given-%d" % ~ref for ref, _ in page.refs]
 
     def all(self, *, visible_only: bool = False) -> Iterator[bytes]:
@@ -170,7 +170,7 @@ class ContractLog:
 
 
 def _some_at_whole_seconds(entries: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted entries, those that may have a time without a fraction moved to its whole second where the order stays."""
+    """Sorted entries. Those that may have a time without a fraction are moved to the whole second, if the order stays."""
     moved = entries[:1]
     for time_ms, ref in entries[1:]:
         whole_ms = time_ms - time_ms % 1000

@@ -1,8 +1,8 @@
-"""A stand-in for Loki's push API that enforces its limits, and answers for them as Loki does.
+"""A stand-in for Loki's push API that enforces Loki's limits and gives Loki's answers.
 
-A push passes two stations. The distributor judges each entry by its age, its length and the labels of its stream, and splits
-streams that are too fast into shards. The ingester takes one stream after the other; of what it refuses (a stream too many, a
-stream too fast, entries too far behind), it tells what became of the last stream only.
+A push passes two stages. The distributor checks the age and length of each entry and the labels of its stream, and splits
+streams that are too fast into shards. The ingester processes one stream after the other. It refuses one stream too many, a
+stream that is too fast, and entries too far behind; its answer reports only the last stream.
 Source: docs/facts.md, "Loki push API", tried against a real Loki 3 with default limits.
 """
 
@@ -41,7 +41,7 @@ class _Push(msgspec.Struct):
 
 
 class _Answered(NamedTuple):
-    """What the ingester makes of a stream: what it stores, and the status and words where that is not all."""
+    """The ingester's result for a stream: the items to store, and the status and message if it refuses some."""
 
     items: list[Item]
     status: int = 204
@@ -62,7 +62,7 @@ def label_text(labels: dict[str, str]) -> str:
 
 
 class _Bucket:
-    """So many bytes a second, and a burst."""
+    """A limit of bytes per second, with a burst."""
 
     def __init__(self) -> None:
         self._left: float | None = None
@@ -86,7 +86,7 @@ class _Active:
 class LokiIntake(Intake):
     """`POST /loki/api/v1/push`. `streams` counts the stored lines of each stream.
 
-    An exact repeat (stream, time, line) is acknowledged and collapses, however much later it comes.
+    An exact repeat (stream, time, line) is acknowledged and stored only once, even if it comes much later.
     """
 
     name = "loki"
@@ -97,13 +97,11 @@ class LokiIntake(Intake):
         self.most_active = 0
         self._active: dict[str, _Active] = {}
         self._tenant = _Bucket()
-        self._pushed: dict[
-            str, deque[tuple[float, int]]
-        ] = {}  # stream, its shards together -> (when, bytes) of a second
+        self._pushed: dict[str, deque[tuple[float, int]]] = {}  # stream, with its shards -> (time, bytes) of a second
         self._next_shard = 0
         self._numbers: dict[str, int] = {}  # stream -> a small number
-        self._places: dict[bytes, int] = {}  # digest of a line -> the (time, stream) it was first stored at
-        self._more_places: dict[bytes, set[int]] = {}  # the others, for the few lines that have several
+        self._places: dict[bytes, int] = {}  # digest of a line -> the first (time, stream) that it was stored at
+        self._more_places: dict[bytes, set[int]] = {}  # the other places of the few lines that have several
 
     def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
         if settings.loki_authorization and request.headers.get("authorization") != settings.loki_authorization:
@@ -132,7 +130,7 @@ class LokiIntake(Intake):
         return self._push(streams, settings, now)
 
     def _item(self, stream: _Stream, value: list[Any]) -> Item:
-        """Raises: ValueError when a value is not [ns as a string of digits, line], metadata or not."""
+        """Raises: ValueError if a value is not [ns as a string of digits, line], with or without metadata."""
         if len(value) not in (2, 3) or not isinstance(value[0], str) or not isinstance(value[1], str):
             raise ValueError("a value must be [time, line] or [time, line, metadata], time and line strings")
         if not (value[0].isascii() and value[0].isdigit()) or (len(value) == 3 and isinstance(value[2], str)):
@@ -144,7 +142,7 @@ class LokiIntake(Intake):
     def _push(
         self, streams: Sequence[tuple[dict[str, str], list[Item]]], settings: SimulatorSettings, now: float
     ) -> Verdict:
-        """Keep the good entries; name one of the others where Loki does."""
+        """Keep the good entries. The answer names one of the others if Loki's does."""
         count = sum(len(items) for _, items in streams)
         told = _Answered([])  # by the distributor
         good: list[list[Item]] = []
@@ -173,7 +171,7 @@ class LokiIntake(Intake):
     def _sharded(
         self, labels: dict[str, str], items: list[Item], settings: SimulatorSettings, now: float
     ) -> list[list[Item]]:
-        """The items by shards: one without a label where the stream is not too fast."""
+        """The items by shards. If the stream is not too fast, there is one shard, without a label."""
         whole, size = items[0].stream, sum(len(item.line) for item in items)
         pushed = self._pushed.setdefault(whole, deque())
         while pushed and pushed[0][0] <= now - 1:
@@ -201,7 +199,7 @@ class LokiIntake(Intake):
             del self._active[name]
 
     def _take(self, items: list[Item], settings: SimulatorSettings, now: float) -> _Answered:
-        """What becomes of the entries of one stream."""
+        """The ingester's result for the entries of one stream."""
         name = items[0].stream
         stream = self._active.get(name)
         if stream is None:
@@ -267,7 +265,7 @@ class LokiIntake(Intake):
 
 
 def _wrong_labels(stream: str, labels: dict[str, str]) -> str:
-    """Why Loki refuses a stream with these labels; empty if it does not. What begins with `__` is Loki's own."""
+    """Why Loki refuses a stream with these labels; empty if it does not. Loki's own labels are added later."""
     if not labels:
         return "error at least one label pair is required per stream"
     if len(labels) > MAX_LABELS:
@@ -281,7 +279,7 @@ def _wrong_labels(stream: str, labels: dict[str, str]) -> str:
 
 
 def _wrong_entry(item: Item) -> str:
-    """Why Loki refuses this entry, whatever stream it is in; empty if it does not."""
+    """Why Loki refuses this entry in any stream; empty if it does not."""
     now_ns = time.time_ns()
     if item.at_ns < now_ns - MAX_AGE_NS:
         return (

@@ -1,6 +1,6 @@
 """A stand-in for OpenSearch and Elasticsearch: `_bulk` with `create`, an answer for each item, and their errors.
 
-It keeps documents by index and `_id`. What it takes, it takes item by item; a request as a whole is refused as they do.
+It keeps documents by index and `_id`. It accepts or refuses each item, or refuses a whole request, as they do.
 Source: docs/facts.md, "OpenSearch and Elasticsearch".
 """
 
@@ -30,13 +30,13 @@ class _Action(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OpenSearchIntake(Intake):
-    """Its documents, each known by index and `_id`."""
+    """Stores documents, each identified by index and `_id`."""
 
     name = "opensearch"
 
     def __init__(self) -> None:
         super().__init__()
-        self._asked = 0  # items
+        self._asked = 0  # items so far
 
     def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
         place = request.path.rstrip("/").rpartition("/")[2]
@@ -95,7 +95,7 @@ class OpenSearchIntake(Intake):
 def _error_of(
     target: _Target, document: bytes, number: int, settings: SimulatorSettings
 ) -> tuple[int, str, str] | None:
-    """Why item `number` is not taken, as far as that does not depend on what is there: status, type and reason."""
+    """Why item `number` is refused, regardless of stored documents: status, type and reason; None if it is not."""
     if settings.opensearch_readonly:
         return 403, "cluster_block_exception", f"index [{target.index}] blocked by: [TOO_MANY_REQUESTS/12/disk usage]"
     if settings.opensearch_busy_every and number % settings.opensearch_busy_every == 0:

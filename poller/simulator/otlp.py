@@ -1,6 +1,6 @@
 """A stand-in for a receiver of OpenTelemetry logs: `POST /v1/logs`, decoded with OpenTelemetry's own classes.
 
-Like a Collector it takes a request in part: records it cannot take are counted in `partialSuccess`, never named.
+Like a Collector, it may accept a request in part: refused records are counted in `partialSuccess`, but not named.
 Source: the OTLP specification, "OTLP/HTTP".
 """
 
@@ -17,7 +17,7 @@ WORDS = "the record cannot be taken"
 
 
 class OtlpIntake(Intake):
-    """Stores the body of each record; a record's key is its `log.record.uid`."""
+    """Stores the body of each record, which is also its identity."""
 
     name = "otlp"
 
@@ -36,7 +36,7 @@ class OtlpIntake(Intake):
 
 
 def _records(body: bytes, content_type: str) -> list[str] | None:
-    """The bodies of the records; None where it is no such request."""
+    """The bodies of the records; None if it is not a request for logs."""
     from google.protobuf import json_format
     from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
@@ -68,7 +68,7 @@ def _success(refused: int, content_type: str) -> Answer:
 
 
 def _status(status: int, message: str, content_type: str) -> Answer:
-    """An error: a google.rpc.Status."""
+    """An error answer: a google.rpc.Status."""
     if content_type == JSON:
         return json_answer(status, {"code": 3, "message": message})
     text = message.encode()

@@ -1,6 +1,6 @@
-"""A stand-in of the Logging Service's management API, where a region's host has it: pipelines, and their keys, shown once.
+"""A stand-in for the Logging Service's management API, with the paths of a region's host: pipelines, and keys, shown once.
 
-The logging intake then takes the newest key that was shown, and no other.
+The logging intake then accepts only the newest key that was shown.
 Source: docs/facts.md, "IONOS Logging Service"; the vendor's SDK ionoscloud-logging 2.0.0.
 """
 
@@ -40,18 +40,18 @@ class _Body(msgspec.Struct):
 
 
 class PipelineService:
-    """All pipelines, and what was asked for. `now` is the clock; `adopt_key` is told every key that is made."""
+    """All pipelines, and the requests so far. `now` is the clock; `adopt_key` is called with every new key."""
 
     def __init__(self, now: Callable[[], float], adopt_key: Callable[[str], None]) -> None:
         self._now = now
         self._adopt_key = adopt_key
         self._lock = threading.Lock()
-        self.pipelines: dict[str, tuple[_Properties, float]] = {}  # id to what it is, and since when
+        self.pipelines: dict[str, tuple[_Properties, float]] = {}  # id -> properties, and the time of the last change
         self.requests: list[str] = []  # `POST /pipelines`, in order
-        self.keys: list[str] = []  # every key that was ever shown
+        self.keys: list[str] = []  # all keys that were shown
 
     def answer(self, request: Request, settings: SimulatorSettings, base_url: str) -> Answer:
-        """What the API answers."""
+        """The answer of the API."""
         path = request.path.strip("/")
         if request.headers.get("authorization") != f"Bearer {settings.token}":
             return api_error(401, "paas-auth-1", "Unauthorized, wrong or no api key provided to process this request")
@@ -114,7 +114,7 @@ class PipelineService:
 
 
 def _checked(request: Request) -> _Properties | Answer:
-    """What a request asks for, or why not."""
+    """The properties that a request asks for, or the answer that refuses it."""
     try:
         properties = msgspec.json.decode(request.body, type=_Body).properties
     except msgspec.DecodeError as error:

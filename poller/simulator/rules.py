@@ -1,4 +1,4 @@
-"""The rules of the Activity Log API: from a request to the answer of the real one, or of one with oddities. No sockets.
+"""The rules of the Activity Log API: they turn a request into the answer of the real API, or of one with oddities. No sockets.
 
 Source: docs/facts.md, "IONOS Activity Log API".
 """
@@ -124,7 +124,7 @@ def _render(log: ContractLog, page: Page, total: int, settings: SimulatorSetting
 
 
 def _spoil(bodies: list[bytes], page: Page, spoilt: Mapping[str, int]) -> list[bytes]:
-    """The entries of a page, some of which nobody can use: by kind, every so many-th of all entries, always the same ones."""
+    """The entries of a page, some of them unusable. `spoilt`: by kind, n spoils every n-th entry, always the same ones."""
     null, nan = spoilt.get("null", 0), spoilt.get("nan", 0)
     for place, (ref, _) in enumerate(page.refs):
         if null and ref % null == 0:
@@ -135,7 +135,7 @@ def _spoil(bodies: list[bytes], page: Page, spoilt: Mapping[str, int]) -> list[b
 
 
 def _indented(body: bytes) -> bytes:
-    """The body with white space in it; as it is where it is no JSON."""
+    """The body with white space in it; unchanged if it is not JSON."""
     try:
         return msgspec.json.format(body, indent=2)
     except msgspec.DecodeError:
@@ -145,7 +145,7 @@ def _indented(body: bytes) -> bytes:
 def _list_contracts(
     numbers: Sequence[int], request: Request, settings: SimulatorSettings, size: int, base_url: str
 ) -> Answer:
-    """The list of contracts: whole, or a page of `size` by offset and limit, with what says that there are more."""
+    """The list of contracts: whole, or a page of `size` by offset and limit, with the total and a link to the next page."""
     url = f"{base_url}{BASE_PATH}/contracts"
     items = [{"id": number, "type": "contracts", "href": f"{url}/{number}"} for number in numbers]
     if not size:
@@ -170,10 +170,10 @@ def answer_api(
     unlisted: Collection[str] = (),
     oddities: Mapping[str, Fault] = {},
 ) -> Answer:
-    """What the API answers to a GET below its base path.
+    """The answer of the API to a GET below its base path.
 
-    A `limit` above `refused_limit` is refused, unless that is 0. The list of contracts comes in pages of `list_page`, or whole
-    for 0, without those of `unlisted`. `oddities`: those of `faults.ODDITIES` that hit this request, by kind.
+    A `limit` above `refused_limit` is refused; 0: none is. The list of contracts comes in pages of `list_page` (0: whole),
+    without the contracts in `unlisted`. `oddities`: the faults of `faults.ODDITIES` that hit this request, by kind.
     """
     kind, contract = path_kind(request.path)
     if request.method != "GET":

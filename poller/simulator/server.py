@@ -48,17 +48,17 @@ _BLOCK_BYTES = 1 << 16
 
 
 class _DroppedError(Exception):
-    """The connection is to be dropped without (the rest of) an answer."""
+    """Raised to drop the connection without (the rest of) an answer."""
 
 
 class _Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: SimulatorServer
-    _is_dated = True  # the answer that is being sent
+    _is_dated = True  # whether the answer that is being sent has a `Date`
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing: what was seen is in the state."""
+        """Log nothing: the state counts the requests."""
 
     def do_GET(self) -> None:
         world = self.server.world
@@ -97,7 +97,7 @@ class _Connection(BaseHTTPRequestHandler):
         return b"".join(pieces)
 
     def _read_exactly(self, size: int) -> bytes:
-        """Raises: _DroppedError when the client went away before the end; half a request is none."""
+        """Raises: _DroppedError if the client disconnected before the end: an incomplete request is not processed."""
         body = self.rfile.read(size) if size >= 0 else b""
         if len(body) != size:
             raise _DroppedError
@@ -170,8 +170,8 @@ class _Connection(BaseHTTPRequestHandler):
             self._send(_INSTEAD.get(fault.kind) or self._fail(fault))
 
     def _send_bad_body(self, answer: Answer, request: Request, fault: Fault) -> None:
-        """The answer with a body that nobody can use; its head counts."""
-        status = HTTPStatus.OK if answer.status == HTTPStatus.NO_CONTENT else answer.status  # which has no body
+        """Send the answer with an unusable body. Its head is right."""
+        status = HTTPStatus.OK if answer.status == HTTPStatus.NO_CONTENT else answer.status  # 204 has no body
         answer = answer._replace(status=status, body=answer.body or b'{"status": "accepted"}')
         match fault.kind:
             case "echo":
@@ -182,7 +182,7 @@ class _Connection(BaseHTTPRequestHandler):
                 self._send_slowly(answer, fault)
 
     def _fail(self, fault: Fault) -> Answer:
-        """The answer of a fault known to both sides. Raises: _DroppedError where it is none."""
+        """The answer for a fault that the API and the intakes share. Raises: _DroppedError if there is no answer."""
         if fault.kind == "hang":
             self._pause(fault.seconds)
             raise _DroppedError
@@ -237,7 +237,7 @@ class _Connection(BaseHTTPRequestHandler):
         self.wfile.write(last + b"0\r\n\r\n")
 
     def _send_slowly(self, answer: Answer, fault: Fault) -> None:
-        """`cut`: half of the answer, then the connection goes. `drip`: all of it, over the duration."""
+        """`cut`: send half of the answer, then drop the connection. `drip`: send all of it, over the duration."""
         head = self._head(answer, f"Content-Length: {len(answer.body)}")
         if fault.kind == "cut":
             self.wfile.write(head + answer.body[: len(answer.body) // 2])
@@ -273,7 +273,7 @@ class SimulatorServer(ThreadingHTTPServer):
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="simulator", daemon=True)
 
     def server_bind(self) -> None:
-        """As the base class, without its look-up of the host's name, which may take seconds."""
+        """As in the base class, but without looking up the host's name, which may take seconds."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -287,17 +287,17 @@ class SimulatorServer(ThreadingHTTPServer):
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening, wake what hangs, cut what is open."""
+        """Stop listening, end all pauses, and close all connections."""
         self.stopping.set()
         self.shutdown()
         self.server_close()
         for connection in list(self._open):
-            with contextlib.suppress(OSError):  # it may be gone already
+            with contextlib.suppress(OSError):  # it may be closed already
                 connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
     def reset(self, connection: socket.socket) -> None:
-        """Let this connection end with a reset instead of a farewell."""
+        """Make this connection end with a reset instead of a normal close."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._to_reset.add(connection)
 
@@ -314,6 +314,6 @@ class SimulatorServer(ThreadingHTTPServer):
             super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error; anything else is one of ours, and is shown."""
+        """Ignore a client that disconnected. Show any other error: it is a bug of ours."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)

@@ -1,4 +1,4 @@
-"""What can be set about a simulator: at the start, and most of it while it runs."""
+"""The settings of a simulator. Most of them can be changed while it runs."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     live_per_second: float = 0  # new entries per contract while it runs
 
     # The API
-    token: str = "demo-token"  # noqa: S105 - the made-up API's, for everyone to see
+    token: str = "demo-token"  # noqa: S105 - of a simulated API, not a secret
     username: str = "demo"
     password: str = "demo"  # noqa: S105 - as above
     forbidden: tuple[int, ...] = ()  # contracts that answer 403
-    unlisted: tuple[int, ...] = ()  # contracts that are not in the list of contracts, though they answer
-    max_limit: int = 1000  # more is cut to this, without a word
+    unlisted: tuple[int, ...] = ()  # contracts that answer, but are not in the list of contracts
+    max_limit: int = 1000  # a larger `limit` is cut to this, without an error
     result_window: int = 10_000  # offset + limit beyond it is refused ...
-    result_window_status: int = 400  # ... with this
-    total_cap: int = 0  # `total` never above it; 0: exact
+    result_window_status: int = 400  # ... with this status
+    total_cap: int = 0  # `total` is never above it; 0: exact
     max_range_days: int = 0  # a longer range is refused with 400; 0: any
     oldest_first: bool = False
     shape: Literal["hits", "items", "list"] = "hits"  # of the answers, contracts and entries
@@ -48,29 +48,27 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     # The intakes
     keep_lines: bool = False  # keep what was accepted, not only its digests
     api_key: str = "demo-key"  # Logging Service
-    logging_tag: str = ""  # the only tag its pipeline has: another is 404; empty: any
+    logging_tag: str = ""  # the only tag of its pipeline; another one: 404; empty: any
     pipeline_ready_seconds: float = 0.5  # how long a new pipeline is being provisioned
-    poison: str = (
-        ""  # logging, http: a request with it is refused (400), naming nothing; opensearch: the item with it ...
-    )
-    poison_stores_before: bool = True  # ... logging, http: but what came before the culprit is stored
-    logging_requests_per_second: int = 50  # of a pipeline, in any second; more is 429; 0: any
+    poison: str = ""  # logging, http: a request with this text is refused (400); opensearch, otlp: only its item
+    poison_stores_before: bool = True  # logging, http: the lines before the one with `poison` are stored
+    logging_requests_per_second: int = 50  # maximum of a pipeline, in any second; more: 429; 0: no limit
     max_body_bytes: int = 0  # logging, http: a larger body, inflated, is refused with 413; 0: any
     loki_tenant: str = ""  # required X-Scope-OrgID
     loki_authorization: str = ""  # required Authorization, the whole header
     loki_max_body_bytes: int = 6 * MIB  # the tenant's burst: a larger body is always refused with 429
     loki_bytes_per_second: int = 4 * MIB  # the tenant's rate: more is refused with 429
-    loki_max_streams: int = 5000  # active ones of the tenant: one more is refused with 429
-    loki_idle_seconds: float = 1800  # after which a stream is not active any more
+    loki_max_streams: int = 5000  # maximum active streams of the tenant: one more is refused with 429
+    loki_idle_seconds: float = 1800  # after this time without entries, a stream is not active
     loki_stream_bytes_per_second: int = 3 * MIB  # the rate of a stream: more is refused with 429 ...
     loki_stream_burst_bytes: int = 15 * MIB  # ... beyond this burst
-    loki_limited_contract: str = ""  # whatever comes for the streams of this contract is more than that rate
+    loki_limited_contract: str = ""  # every push to a stream of this contract exceeds that rate
     loki_shard_bytes_per_second: int = 1_536_000  # a faster stream is split into shards; 0: never
     opensearch_authorization: str = ""  # required Authorization, the whole header
-    opensearch_number: str = "2.19.0"  # its version; empty: it does not say
+    opensearch_number: str = "2.19.0"  # its version; empty: not shown
     opensearch_distribution: str = "opensearch"  # empty: Elasticsearch
-    opensearch_busy_every: int = 0  # one item of so many is refused with 429; 0: none
-    opensearch_readonly: bool = False  # every item is refused with 403, as of an index on a full disk
+    opensearch_busy_every: int = 0  # every n-th item is refused with 429; 0: none
+    opensearch_readonly: bool = False  # every item is refused with 403, as for an index on a full disk
     application_id: str = "demo-app"  # Moesif
     kafka_brokers: tuple[str, ...] = ("10.7.222.11:9093",)  # of the cluster of Event Streams
     moesif_max_body_bytes: int = 15 * MIB

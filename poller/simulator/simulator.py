@@ -13,7 +13,7 @@ from poller.simulator.world import World
 class Simulator(World):
     """The Activity Log API and a set of intakes on 127.0.0.1; a context manager.
 
-    It can be started again after `stop`, on the same port and with all it holds.
+    It can be started again after `stop`, on the same port and with all its data.
     """
 
     def __init__(self, settings: SimulatorSettings | None = None) -> None:
@@ -22,7 +22,7 @@ class Simulator(World):
         self._port = self.settings.port
 
     def start(self) -> Self:
-        """Serve, in threads of its own. Raises: OSError when the port is taken."""
+        """Start to serve, in threads of its own. Raises: OSError if the port is in use."""
         self._server = SimulatorServer(self, self._port)
         self._port = self._server.server_port
         self._server.start()
@@ -44,7 +44,7 @@ class Simulator(World):
 
     @property
     def url(self) -> str:
-        """What `api.url` is set to; an intake is at `{url}/sink/{name}`."""
+        """The value for `api.url`; an intake is at `{url}/sink/{name}`."""
         return f"http://127.0.0.1:{self._port}"
 
     @property

@@ -1,6 +1,6 @@
-"""What the simulator holds: contracts with their logs, faults, intakes, what was seen. It knows no server.
+"""The data of the simulator: contracts with their logs, faults, intakes, counts of requests. It does not use the server.
 
-Everything here may be called from any thread, in-process by tests as well as by the server.
+Everything here may be called from any thread: by tests in the same process, and by the server.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _EntryTime(msgspec.Struct):
 
 
 class Traffic:
-    """Requests seen: by kind and outcome, and the most within any one second."""
+    """Counts of requests by kind and outcome, and the maximum within any one second."""
 
     def __init__(self) -> None:
         self.counts: dict[str, dict[str, int]] = {}
@@ -48,7 +48,7 @@ class Traffic:
         self._lock = threading.Lock()
 
     def arrive(self) -> None:
-        """Note a request, now."""
+        """Count a request, now."""
         now = time.monotonic()
         with self._lock:
             self._recent.append(now)
@@ -57,14 +57,14 @@ class Traffic:
             self.max_per_second = max(self.max_per_second, len(self._recent))
 
     def answer(self, kind: str, outcome: str) -> None:
-        """Note how a request ended: its status, or the fault that left it without one."""
+        """Count the outcome of a request: its status, or the fault that replaced the status."""
         with self._lock:
             counts = self.counts.setdefault(kind, {})
             counts[outcome] = counts.get(outcome, 0) + 1
 
 
 class World:
-    """The Activity Log and a set of intakes: what they show, what they were given, how they fail."""
+    """The Activity Log and a set of intakes: their entries, the events that they stored, their faults."""
 
     def __init__(self, settings: SimulatorSettings | None = None) -> None:
         settings = settings or SimulatorSettings()
@@ -92,7 +92,7 @@ class World:
         return ContractLog(maker, live_per_second=settings.live_per_second)
 
     def _fill(self) -> None:
-        """The history: `events` entries over the span; future ones are shown when their time comes."""
+        """Make the history: `events` entries over the span. Future ones are shown when their time comes."""
         settings = self.settings
         span_ms = int(settings.span_seconds * 1000)
         end_ms = _to_ms(settings.end) if settings.end else int(self.now()) * 1000
@@ -109,12 +109,12 @@ class World:
         return time.time() + self.settings.date_skew_seconds
 
     def _shown_at(self, contract: int, time_ms: int) -> float:
-        """When an entry is shown, as the faults of kind `late` have it."""
+        """When an entry is shown, according to the faults of kind `late`."""
         if not self._plan.late:
             return 0.0
         return time.time() + self._plan.late_seconds(str(contract), max(0.0, self.now() - time_ms / 1000))
 
-    # Changing it
+    # Changes
 
     def change_settings(self, **changes: Any) -> None:
         """Change what may be changed while running.
@@ -124,7 +124,7 @@ class World:
         self.settings = change(self.settings, changes)
 
     def set_faults(self, specs: Sequence[str]) -> None:
-        """Replace all faults. Raises: ConfigError for a bad spec; then the old ones stay."""
+        """Replace all faults. Raises: ConfigError for a bad spec; the old faults then stay."""
         self._plan = FaultPlan(specs, self.settings.seed, self._plan.struck)
         if self._plan.late:
             within_seconds = max(fault.within_seconds for fault in self._plan.late)
@@ -145,11 +145,11 @@ class World:
         span_seconds: float = 0,
         visible_in_seconds: float = 0,
     ) -> int:
-        """Add entries as given (a mapping, or JSON), and `count` generated ones; how many were added.
+        """Add given entries (mappings, or JSON), and `count` generated ones. Returns how many were added.
 
-        A given entry, which is served as it is, has the time of its `meta.time`, else `at`; the generated
-        ones are spread over `span_seconds` from `at` on. `at` is by default now. None is shown before
-        `visible_in_seconds` are over.
+        A given entry is served unchanged. Its time is its `meta.time`, otherwise `at`. The generated ones
+        are spread over `span_seconds` from `at` on. By default, `at` is now. No entry is shown before
+        `visible_in_seconds` have passed.
         Raises: ConfigError for an unknown contract and for an entry that is not JSON.
         """
         log = self.logs.get(contract)
@@ -167,14 +167,14 @@ class World:
             log.generate(count, at_ms, int(span_seconds * 1000), visible_at)
         return len(given) + count
 
-    # Judging it
+    # Results
 
     def oracle(self, contract: int, *, visible_only: bool = False) -> Iterator[bytes]:
         """Every entry as compact JSON, oldest first; also those not shown yet, unless `visible_only`."""
         return self.logs[contract].all(visible_only=visible_only)
 
     def books(self, intake: str, contracts: Iterable[int] | None = None) -> Books:
-        """What the logs (of `contracts`, default all) hold against what an intake of plain lines has."""
+        """The comparison of the logs (of `contracts`, default all) with an intake of plain lines."""
         chosen = self.contracts if contracts is None else tuple(contracts)
         with self._intake_locks[intake]:
             return balance((line for number in chosen for line in self.oracle(number)), self.intakes[intake])
@@ -204,7 +204,7 @@ class World:
         }
 
     def receive(self, name: str, request: Request, *, share: float = 1.0) -> Answer:
-        """Let an intake judge a request and store what it grants; of that, the first `share`."""
+        """Let an intake judge a request, and store the first `share` of the accepted items."""
         settings, intake = self.settings, self.intakes[name]
         with self._intake_locks[name]:
             verdict: Verdict = intake.judge(request, settings)
@@ -223,7 +223,7 @@ def _timed(entry: Entry, default_ms: int) -> tuple[int, bytes]:
         msgspec.json.decode(body)
         at = msgspec.json.decode(body, type=_EntryTime).meta.time
     except msgspec.ValidationError:
-        at = None  # JSON, but not of an entry's shape: there are tests that want just that
+        at = None  # JSON, but not in an entry's shape: some tests need that
     except msgspec.DecodeError as error:
         raise ConfigError.of("entries", f"not JSON: {error}") from error
     return (_to_ms(at) if at else default_ms), body
