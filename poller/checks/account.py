@@ -89,7 +89,7 @@ class AccountCheck:
         return warn(f"contracts{self._suffix}", f"the list of contracts cannot be read: {error.message}", hint)
 
     def _unasked_token(self) -> Iterator[Finding]:
-        """The problem that the token itself shows, if the API cannot be asked."""
+        """A problem that the token itself shows, such as its expiry, if the API cannot be asked."""
         finding = check_token(self._account.credentials(), time.time(), f"token{self._suffix}", is_asked=False)
         if finding.level != "ok":
             yield finding

@@ -1,4 +1,4 @@
-"""Runs another program, with limits for its time and its output. All processes that it started end with it."""
+"""Runs another program, with limits for its time and its output. All processes that it started are killed at its end."""
 
 from __future__ import annotations
 

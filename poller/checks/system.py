@@ -70,7 +70,7 @@ def check_credentials(environ: Mapping[str, str], config: Config) -> Iterator[Fi
     files = {Path(source.place).name for source in sources if source.origin == "file"}
     files |= {file.name for file in private_files(config)}
     if Path(directory) != _RUNNING_CREDENTIALS and "config.toml" in names:
-        return  # not systemd's directory, but the one of the files themselves, which has others, too
+        return  # not systemd's directory: the directory of the files themselves, which has other files, too
     for name in names:
         # A unit may set an empty credential in place of an optional file.
         if name not in used | files and not _is_blank(Path(directory) / name):
@@ -147,7 +147,7 @@ def _unit_path(directories: Sequence[Path]) -> Path | None:
 
 
 def check_unit(directories: Sequence[Path] = UNIT_DIRECTORIES) -> Iterator[Finding]:
-    """Check the installed unit, if there is one: its user needs its program, its configuration and its credentials."""
+    """If a unit is installed, check that its program, its configuration and its credentials are there for its user."""
     path = _unit_path(directories)
     if path is None:
         return

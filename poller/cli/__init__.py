@@ -115,7 +115,7 @@ def main(prog_name: str = "ionos-poller") -> NoReturn:
     threading.excepthook = _tell_of_crash
     return_memory_promptly()
     code = run(sys.argv[1:], prog_name)
-    if code != EXIT_INTERRUPTED:  # otherwise a slow reader of a pipe could make the flush wait
+    if code != EXIT_INTERRUPTED:  # after an interrupt, a flush could wait for a slow reader of a pipe
         with suppress(OSError, ValueError):  # the reader has closed the pipe
             sys.stdout.flush()
     log.finish()

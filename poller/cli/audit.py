@@ -34,7 +34,7 @@ from poller.store.opening import stores_of
 from poller.store.protocols import State
 from poller.store.rows import Contract
 
-# How long the command waits for a repair by the daemon: until the next poll, within an interval, and this long for the poll.
+# The command waits for a repair by the daemon: up to an interval until its next poll begins, and this long for the poll.
 _DAEMON_SECONDS = 60.0
 _LONGEST_WAIT_SECONDS = 600.0
 _TOLD_BEGINNINGS = 3

@@ -13,7 +13,7 @@ _VARIABLE = "_IONOS_POLLER_COMPLETE"  # click completes a command if this variab
 
 
 class _Bash(BashComplete):
-    """click's, but it does not check the version of the bash on the path: another bash may read the script."""
+    """click's class, without its check of the version of the bash on the path: another bash may read the script."""
 
     @staticmethod
     def _check_version() -> None:

@@ -45,7 +45,7 @@ def activity_logs(
     *,
     concurrency: int | None = None,
 ) -> dict[str, ActivityLog]:
-    """One client per account. All share one rate limit, and one limit of requests at once: `concurrency`, by default `[api]`'s.
+    """One client per account. All share one rate limit, and one limit of requests at once: `concurrency`, or `api.concurrency`.
 
     Raises: ConfigError if an account has no credentials.
     """

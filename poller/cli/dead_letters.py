@@ -206,7 +206,7 @@ def _export(stores: Stores, state: State, numbers: Sequence[int], path: Path) ->
 
 
 def _confirm(question: str) -> None:
-    """Go on if the answer is yes.  Raises: click.Abort if not, ConfigError if it is no terminal and nobody answers."""
+    """Go on if the answer is yes.  Raises: click.Abort if not, ConfigError if stdin is not a terminal and has no answer."""
     try:
         click.confirm(question, abort=True, err=True)
     except click.Abort:

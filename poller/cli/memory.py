@@ -16,9 +16,9 @@ def return_memory_promptly() -> None:
     come from the arenas of threads and fragment them. Measured with entries of 100 KB: 400 MB resident instead of 70. Setting
     only the first limit fixes the second at 128 KiB, and then the same memory is requested again and again.
 
-    All threads share one arena. This must be set before a second thread starts. Because of the interpreter's lock, they hardly
-    wait for each other, but a separate arena keeps all memory that its thread once needed. Measured with a backfill of
-    `--jobs 8`: 99 MB resident with separate arenas, 60 MB with one, and no faster.
+    All threads share one arena. This must be set before a second arena is created. Because of the interpreter's lock, threads
+    do not wait for each other there, but an arena of its own keeps all memory that a thread once needed. Measured with a
+    backfill of `--jobs 8`: 99 MB resident with several arenas, 60 MB with one, and no faster.
     """
     import ctypes
 

@@ -195,7 +195,7 @@ def _make(plan: Plan, wish: Wish, pipelines: Pipelines) -> Pipeline:
 
 
 def _await_ready(pipelines: Pipelines, found: Pipeline, timeout_seconds: float, stop: threading.Event) -> Pipeline:
-    """Wait until the pipeline accepts events.  Raises: TransientError if it takes too long, RejectedError if it has failed."""
+    """Wait until the pipeline accepts events.  Raises: TransientError if it takes too long, RejectedError if it is broken."""
     deadline = time.monotonic() + timeout_seconds
     wait = _FIRST_LOOK_SECONDS
     failure = ""

@@ -135,7 +135,7 @@ def install(found: Installation) -> None:
 
 
 def commands_for_root(config: Config, environ: Mapping[str, str]) -> list[str]:
-    """The commands for a person with root: this command again, with a program that the service can read."""
+    """The commands that root must run: the installation, if the service cannot read this program, and this command again."""
     found, hidden = _found_program()
     installing = [f"sudo {command}" for command in _installing(config)] if hidden else []
     kept = sorted(name for name in environ if name.startswith("IONOS_"))

@@ -110,7 +110,7 @@ def _outcome(state: State, before: SinkOverview, stop: threading.Event) -> int:
 
 
 def _tries(row: SinkOverview) -> list[float | None]:
-    """When the sink was last tried, then each contract that waits on its own."""
+    """When the sink was tried last, then the same for each contract that waits on its own."""
     return [row.sink.postponed_at, *(one.postponed_at for one in row.postponed)]
 
 

@@ -207,7 +207,7 @@ def _next_try(use: Use, at: float, now: float) -> str:
 
 
 def _postponed(row: SinkOverview, use: Use, now: float) -> Iterator[Padding]:
-    """The contracts that the sink refuses while it accepts others."""
+    """The contracts that the sink does not accept while it accepts others."""
     for one in row.postponed[:_POSTPONED_AT_A_GLANCE]:
         again = _next_try(use, one.retry_at, now)
         since = f"for {duration(now - one.since)}, attempt {one.attempts}"

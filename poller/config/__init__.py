@@ -1,4 +1,4 @@
-"""The configuration, which other packages import from here.
+"""The configuration, and the names that other packages use most.
 
 `find_config` and `load` make a frozen `Config`; nothing else reads the environment or the configuration file.
 `poller.config.describe` documents it, and is imported only when needed.

@@ -15,7 +15,7 @@ from poller.core.errors import Problem
 
 
 class Place(NamedTuple):
-    """Where a sink writes, as the parts of a path. `key` is the key in the sink's table that names it."""
+    """Where a sink writes, as the parts of a path. `key` is the key of the sink's table that gives the path."""
 
     key: str
     parts: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Finds and reads the configuration, and raises all its problems at once.
 
-Precedence: command line, environment, file, default. No other module reads the environment or the file. A missing token
-is not a problem here, because some commands need none: `Account.credentials()` says what to set.
+Precedence: command line, environment, file, default. No other module reads these from the environment or the file. A
+missing token is not a problem here, because some commands need none: `Account.credentials()` says what to set.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_FILE_BYTES = 1024 * 1024
 
 
 def find_config(path_option: Path | str | None, environ: Mapping[str, str]) -> Path | None:
-    """The file to load: the first of the option, $IONOS_POLLER_CONFIG, ./ionos-poller.toml and the system's, or None.
+    """The file to load: the option, $IONOS_POLLER_CONFIG, ./ionos-poller.toml or the system's, in this order; otherwise None.
 
     A file that the user named is returned even if it does not exist: `load` reports that.
     """

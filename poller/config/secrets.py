@@ -105,7 +105,7 @@ class SecretSource:
             value = self._read_file()
         elif self.origin == "env":
             value = self._environ.get(self.place, "")
-            value = value.removeprefix("\ufeff").rstrip("\r\n")  # as in a file; Kubernetes keeps them
+            value = value.removeprefix("\ufeff").rstrip("\r\n")  # as for a file: values of Kubernetes may have these
             if not value:
                 raise self._error(f"the environment variable {self.place} is not set", f"set {self.place}")
         elif self._inline is not None:

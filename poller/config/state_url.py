@@ -30,7 +30,7 @@ _VERIFYING = "verify-full"
 
 
 class StateUrl(NamedTuple):
-    """The parts of a database's URL. Each host has one of `ports`; a host that is a path is the directory of a socket."""
+    """The parts of a database's URL. `hosts` and `ports` belong together; a host that is a path is the directory of a socket."""
 
     user: str
     password: str
@@ -46,7 +46,7 @@ class StateUrl(NamedTuple):
 
     @property
     def ssl_mode(self) -> str:
-        """Libpq's `sslmode`: from the URL, otherwise `verify-full`, or on this machine `prefer`: the server decides."""
+        """Libpq's `sslmode`: from the URL, otherwise `verify-full`; on this machine `prefer`, so that the server decides."""
         return self.parameters.get("sslmode") or ("prefer" if self.is_local else _VERIFYING)
 
     @property

@@ -41,7 +41,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Nested(Kind, frozen=True):
     """A table. Without a description, the docstring of its struct is used.
 
-    `credential` is the prefix of its files in $CREDENTIALS_DIRECTORY. `is_partial`: bad values are left out of it.
+    `credential` is the prefix of its files in $CREDENTIALS_DIRECTORY. `is_partial`: it is created without its bad values.
     """
 
     word: str = "table"

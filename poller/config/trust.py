@@ -44,7 +44,7 @@ class Rights(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """The user of this process, and the group whose only member is this user: nobody else can write through it. None: no such."""
+    """The user of this process. `own_group`: the group without other members, which may write our files; None: there is none."""
 
     user: int
     own_group: int | None = None

@@ -39,7 +39,7 @@ _LAST_TYPES = (
     ("RequestFailed", 25),
     ("Error", 13),
     ("DCDUserEvent", 3),
-    ("ContractNotice", 2),  # a type that no list names
+    ("ContractNotice", 2),  # an undocumented type
 )
 _USERS = (
     "anna.becker",
@@ -279,7 +279,7 @@ def is_whole_second(index: int) -> bool:
 
 
 class EntryMaker:
-    """Renders the entries of one contract. `pad_to_bytes` makes each entry at least that long."""
+    """Renders the entries of one contract. `pad_to_bytes` makes each entry at least this long."""
 
     def __init__(self, seed: int, contract: int, *, with_uuid: bool = True, pad_to_bytes: int = 0) -> None:
         digest = hashlib.blake2b(b"%d:%d" % (seed, contract), digest_size=6).digest()

@@ -70,7 +70,7 @@ class ContractLog:
             self._admit(admitted, visible_at)
 
     def hide(self, since_ms: int, visible_at: VisibleAt | None) -> None:
-        """Set anew from when the entries from `since_ms` on, which are shown now, are shown."""
+        """Decide again from when the entries from `since_ms` on are shown. Changes only entries that are shown now."""
         with self._lock:
             cut = bisect_left(self._times, since_ms)
             entries = list(zip(self._times[cut:], self._refs[cut:], strict=True))
@@ -170,7 +170,7 @@ class ContractLog:
 
 
 def _some_at_whole_seconds(entries: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted entries. Those that may have a time without a fraction are moved to the whole second, if the order stays."""
+    """Sorted entries. Those that may have a time without a fraction are moved to the whole second, if this keeps the order."""
     moved = entries[:1]
     for time_ms, ref in entries[1:]:
         whole_ms = time_ms - time_ms % 1000

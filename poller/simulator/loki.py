@@ -142,7 +142,7 @@ class LokiIntake(Intake):
     def _push(
         self, streams: Sequence[tuple[dict[str, str], list[Item]]], settings: SimulatorSettings, now: float
     ) -> Verdict:
-        """Keep the good entries. The answer names one of the others if Loki's does."""
+        """Keep the good entries. The answer names a refused entry if Loki's answer would."""
         count = sum(len(items) for _, items in streams)
         told = _Answered([])  # by the distributor
         good: list[list[Item]] = []

@@ -124,7 +124,7 @@ def _render(log: ContractLog, page: Page, total: int, settings: SimulatorSetting
 
 
 def _spoil(bodies: list[bytes], page: Page, spoilt: Mapping[str, int]) -> list[bytes]:
-    """The entries of a page, some of them unusable. `spoilt`: by kind, n spoils every n-th entry, always the same ones."""
+    """The entries of a page, some of them unusable. `spoilt`: an n by kind; every n-th entry is spoilt, always the same ones."""
     null, nan = spoilt.get("null", 0), spoilt.get("nan", 0)
     for place, (ref, _) in enumerate(page.refs):
         if null and ref % null == 0:

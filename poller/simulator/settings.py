@@ -46,7 +46,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     date_skew_seconds: float = 0  # how far the API's clock (`Date`, new entries) is ahead of ours
 
     # The intakes
-    keep_lines: bool = False  # keep what was accepted, not only its digests
+    keep_lines: bool = False  # keep the accepted lines, not only their digests
     api_key: str = "demo-key"  # Logging Service
     logging_tag: str = ""  # the only tag of its pipeline; another one: 404; empty: any
     pipeline_ready_seconds: float = 0.5  # how long a new pipeline is being provisioned

@@ -32,7 +32,7 @@ def write_whole(descriptor: int, data: bytes) -> None:
 
 
 def write_most(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
-    """Write all data, or until it fails. Returns how many bytes were written, and the error.
+    """Write all data, or as much as possible. Returns how many bytes were written, and the error.
 
     One `os.write` may end in the middle of a line: after a signal, on a disk that fills up, or on a non-blocking pipe.
     Python's unbuffered streams do not write the rest.
@@ -54,8 +54,8 @@ def open_own(path: Path, flags: int, *, owners: Collection[int] = ()) -> int:
     """Open a file of ours for writing, or with O_CREAT create it with mode 0600. Returns its descriptor.
 
     The last name must not be a link. A link before it is followed only if root or we own it. An existing file must belong to
-    root, to us or to one of `owners`. Other users (mode o+w) must not be able to write it, and it must not have a second name,
-    because that could be another file's. The caller checks files that are not regular.  Raises: OSError with the reason.
+    root, to us or to one of `owners`. Other users (mode o+w) must not be able to write it. It must not have a second name
+    (a hard link): it could be another file. The caller checks files that are not regular.  Raises: OSError with the reason.
     """
     directory = _open_directory(path.absolute().parent)
     try:

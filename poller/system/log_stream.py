@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 _MAX_BYTES = 256 * 1024
-# At the end: wait as long as the reader reads something, but at most FLUSH_SECONDS.
+# At the end: wait until the reader reads nothing for IDLE_SECONDS, but at most FLUSH_SECONDS.
 IDLE_SECONDS = 1.0
 _MOMENT_SECONDS = 0.1
 FLUSH_SECONDS = 5.0
@@ -68,7 +68,7 @@ class LogStream(io.TextIOBase):
         if not data:
             return 0
         with self._changed:
-            # Once full, half of the queue must get free. Otherwise a slow reader gets lines and counts of dropped ones in turn.
+            # After it was full, half of it must be free. Otherwise a slow reader gets lines and counts of dropped ones in turn.
             limit = self._max_bytes // 2 if self._is_dropping else self._max_bytes
             self._is_dropping = self._waiting_bytes + len(data) > limit
             if self._is_dropping:
