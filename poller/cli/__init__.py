@@ -28,7 +28,7 @@ from poller.system.log_stream import LogStream
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# Command to the module in this package that defines it, and its line in `--help`.
+# Each command and its line in `--help`. The module of the same name in this package defines it.
 _COMMANDS = {
     "setup": "Create or reuse a Logging Service pipeline; store its key; write a configuration.",
     "check": "Check the whole set-up; say what to do if something is wrong.",

@@ -114,7 +114,7 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
     config = settings.load(check_files=False)
     with attached(config, use) as (stores, state), acting(stores, "gaps retry", subject) as by:
         now = int(time.time())
-        now = min(now, int(state.shared_now() or now))  # the machine that tries it may have a slower clock
+        now = min(now, int(state.shared_now() or now))  # the clock of the machine that tries it may be behind
         known = state.gaps.find()
         chosen = [gap for gap in known if gap.is_open] if id_ is None else [_find(state, id_)]
         for gap in chosen:

@@ -214,7 +214,7 @@ def rebuild_state(settings: Settings, place: str) -> int:
     stores.discard(_REBUILDING)
     state = stores.open(_REBUILDING)
     with ExitStack() as failing:
-        failing.callback(stores.discard, _REBUILDING)  # a retry starts anew, and `status` must not show it
+        failing.callback(stores.discard, _REBUILDING)  # a retry starts again, and `status` must not show it
         failing.callback(state.close)
         for known in config.sinks:  # first, so that archived entries count as delivered to every sink
             state.outbox.register(known.name, known.type)

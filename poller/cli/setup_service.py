@@ -147,7 +147,7 @@ def _installing(config: Config) -> list[str]:
     """The commands that install this program where the service can read it, with the extras that the configuration needs."""
     extras = {"setup", *({"postgres"} if config.state.url else ()), *(_EXTRAS & {sink.type for sink in config.sinks})}
     wanted = shlex.quote(f"{source()}[{','.join(sorted(extras))}]")
-    # If the service cannot read our interpreter, use another one. Without --clear, an old directory keeps its links to ours.
+    # If the service cannot read our interpreter, use another one. Without --clear, an old venv keeps its links to ours.
     making = "/usr/bin/python3 -m venv --clear" if _is_hidden(os.path.realpath(sys.executable)) else "python3 -m venv"
     return [f"{making} {_PROGRAM.parents[1]}", f"{_PROGRAM.with_name('pip')} install {wanted}"]
 

@@ -91,7 +91,7 @@ def _base(sink: type[Table], types: Iterable[type[Table]]) -> type[Table]:
 
 
 def example() -> str:
-    """A commented file with every key. Prose begins with `# `, a setting with a bare `#`, which a user removes to set it."""
+    """A commented file with every key. Explanations begin with `# `, settings with a bare `#`, which a user removes."""
     lines = [
         *_prose(
             "Configuration of ionos-poller. Every setting here is commented out: `#key = value` shows its"
