@@ -1,4 +1,4 @@
-"""The adoption of the script's state: which times are used, and what is refused."""
+"""Adopting the state of the old script: which times are used, and which files are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fresh(directory: Path) -> State:
     [
         ("2026-05-01T07:42:20+00:00", 1_777_621_340),
         ("2026-05-01T09:42:20+02:00", 1_777_621_340),
-        ("2026-05-01T07:42:20", 1_777_621_340),  # the script wrote UTC, whatever this machine's zone is
+        ("2026-05-01T07:42:20", 1_777_621_340),  # the script wrote UTC in every time zone
     ],
 )
 def test_it_begins_where_the_script_stopped(

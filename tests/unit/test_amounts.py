@@ -1,4 +1,4 @@
-"""Durations, sizes and counts as people read them."""
+"""Durations, sizes and counts, written for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An answer of a sink over real HTTP: its head counts, whatever its body is; a page for people is no answer of a receiver."""
+"""Answers to sinks over real HTTP: the status decides, not the body. An HTML page for people is no answer of a receiver."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_a_time_out_makes_the_size_suspect_and_a_refused_connection_does_not(ser
 
 
 class SlowReader:
-    """Takes a request at a pace, and answers 200 when it has all of it, or `early` before it has."""
+    """Reads a request slowly, and answers 200 when it has read all of it. If `early` is given, it sends that first."""
 
     def __init__(self, pause_seconds: float, *, early: bytes = b"") -> None:
         self._listener = socket.socket()

@@ -31,7 +31,7 @@ TOKEN = "Bearer canary-token"
 
 
 class Reply(NamedTuple):
-    """What the server says; `is_cut` closes the connection in the middle of the body."""
+    """An answer of the server. `is_cut` closes the connection in the middle of the body."""
 
     status: int = 200
     body: bytes = PAGE
@@ -40,7 +40,7 @@ class Reply(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the server was asked, header names in lower case."""
+    """A request to the server, with header names in lower case."""
 
     path: str
     query: dict[str, str]
@@ -48,7 +48,7 @@ class Request(NamedTuple):
 
 
 class Server(ThreadingHTTPServer):
-    """Loopback HTTP that gives `replies` in order, the last one for ever, and keeps the requests."""
+    """Loopback HTTP that gives `replies` in order, then repeats the last one. It keeps the requests."""
 
     daemon_threads = True
 
@@ -76,14 +76,14 @@ class Server(ThreadingHTTPServer):
                 self.wfile.write(reply.body[: len(reply.body) // 2] if reply.is_cut else reply.body)
                 self.close_connection = reply.is_cut
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is the library's
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the library chose the name
                 pass
 
         super().__init__(("127.0.0.1", 0), Handler)
 
 
 class Stop(threading.Event):
-    """Never set, and its waits pass at once, but for its own clock; keeps how long they would have been."""
+    """Never set. A wait takes no real time: it only moves `clock`. `waits` keeps the length of each wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ Client = Callable[..., ActivityLog]
 
 @pytest.fixture
 def client(server: Server, stop: Stop, transport: Transport) -> Client:
-    """Make a client of the server, with what a test wants otherwise."""
+    """Makes a client of the server; a test may change its options."""
 
     def make(**options: Any) -> ActivityLog:
         given = {
@@ -214,7 +214,7 @@ def test_what_will_not_work_later_is_not_tried_again(
         page(client())
     assert raised.value.contract == "12345678"
     assert getattr(raised.value, "status", status) == status
-    # Of what may be about the page size, the present is asked for with the same size and with a single entry.
+    # If the page size may be the cause, the client asks for the present with the same size, then with a single entry.
     assert len(server.requests) == (3 if status in (400, 413, 422) else 1)
     assert {request.path for request in server.requests} == {"/activitylog/v1/contracts/12345678"}
 
@@ -405,8 +405,8 @@ def test_a_renewed_token_that_is_refused_as_well_is_the_end(server: Server, clie
 def test_a_token_renewed_by_another_thread_in_the_meantime_is_used(
     server: Server, client: Client, transport: Transport
 ) -> None:
-    # Two requests go out with the old token. The other one comes back first and has the token read anew; ours, refused
-    # later, must see that it was refused with one that is no longer in use.
+    # Two requests are sent with the old token. The other request is refused first, and the token file is read again.
+    # Our request is refused later, and must see that the token in use is newer than its own.
     class Overtaken:
         is_first = True
 
@@ -737,7 +737,7 @@ def test_a_window_of_which_pages_were_read_is_waited_for_longer(server: Server, 
 
 
 def pages_of(total: int, limit: int, shape: Callable[[list[int], int, str], bytes]) -> Callable[[Request], Reply]:
-    """The list in pages, by offset and limit."""
+    """Answers with the list in pages, by offset and limit."""
 
     def answer(request: Request) -> Reply:
         offset, size = int(request.query.get("offset", 0)), int(request.query.get("limit", limit))

@@ -1,4 +1,4 @@
-"""An archive in a bucket: what is asked of the storage, what its answers mean, and whether its lock holds."""
+"""An archive in a bucket: the requests to the storage, what its answers mean, and whether its lock works."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tests.amazon import Library, refused
 
 
 class Storage:
-    """A storage that keeps one object, and its lock as far as `keeps` says. With `is_lax` a locked version can be deleted."""
+    """A storage that keeps one object. `keeps` overrides the stored lock. With `is_lax`, a locked version can be deleted."""
 
     def __init__(self, refusal: Exception | None = None, *, is_lax: bool = False, **keeps: object) -> None:
-        """`refusal`: what it answers to who wants to delete a version."""
+        """`refusal`: the answer to a request to delete a version."""
         self.refusal = refusal or refused("AccessDenied", 403, "Access Denied because object protected by object lock.")
         self.keeps = keeps
         self.is_lax = is_lax
@@ -157,7 +157,7 @@ def test_a_lock_that_does_not_hold_is_told(
 
 
 class Bucket:
-    """A bucket that answers each operation as it is told, in turn and then the last again, and keeps what it was asked."""
+    """A bucket that gives the answers of each operation in order, then repeats the last one. It keeps the requests."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = {name: answer if isinstance(answer, list) else [answer] for name, answer in answers.items()}
@@ -194,7 +194,7 @@ OTHER = {"ContentLength": 5, "Metadata": PUT["Metadata"]}
 
 
 class Body(io.BytesIO):
-    """Of an answer: whole each time, or in pieces. With `breaks_off` it ends too early."""
+    """The body of an answer: `read()` returns all of it, `read(count)` the next bytes. With `breaks_off` it ends too early."""
 
     breaks_off = False
 
@@ -342,12 +342,12 @@ def test_an_answer_that_broke_off_is_not_taken_for_a_short_object(made: Made) ->
     assert told.value.may_pass
 
 
-# Patience
+# Retries
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long a place waited each time, without the waiting."""
+    """The seconds of each wait of a place. The waits take no time."""
     waited: list[float] = []
     monkeypatch.setattr("poller.archive.s3.time", SimpleNamespace(sleep=waited.append, time=time.time))
     monkeypatch.setattr("poller.archive.s3.random", SimpleNamespace(random=lambda: 1.0))
@@ -500,7 +500,7 @@ def test_without_the_right_to_see_versions_objects_are_listed(made: Made) -> Non
     assert list(place.listing("")) == []
 
 
-PLAIN = {"Contents": [version("a", 1), version("b", 2)]}  # what an answer about versions does not have
+PLAIN = {"Contents": [version("a", 1), version("b", 2)]}  # an answer about versions has no `Contents`
 
 
 @pytest.mark.parametrize(
@@ -596,7 +596,7 @@ def test_a_probe_of_a_lock_asks_for_a_minute_and_sweeps_up_what_earlier_ones_lef
         {"Bucket": "audit", "Key": key, "VersionId": "v1"},
         *({"Bucket": "audit", "Key": one["Key"], "VersionId": one["VersionId"]} for one in left),
     ]
-    # What cannot be swept up is no trouble.
+    # It is no error if the objects of earlier probes cannot be listed, or if there are none.
     for listed in (refused("AccessDenied", 403), {}):
         bucket.answers |= {"head_object": [MISSING, kept], "list_object_versions": [listed]}
         bucket.answers["delete_object"] = [refused("AccessDenied", 403, "locked")]
@@ -685,7 +685,7 @@ def test_a_call_may_take_as_long_as_its_time_outs_allow(made: Made, monkeypatch:
         for seconds in (
             1000 + 200 + 4 * 30 + GRACE_SECONDS,
             1,
-        ):  # an answer may come in drips for four times read_timeout
+        ):  # a slow answer may take four times read_timeout
             clock.now += seconds
             seen.append(bool(workers.stuck()))
 

@@ -1,4 +1,4 @@
-"""`archive keygen`, `verify` and `restore` as commands, on archives in a directory: exit codes, and what is refused by name."""
+"""The commands `archive keygen`, `verify` and `restore` on archives in a directory: exit codes and named errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def command(where: Path, *args: str) -> tuple[int, list[str], str]:
 
 @pytest.fixture
 def audit(tmp_path: Path) -> Path:
-    """The directory of an archive of three batches, besides which there is `other.toml` with a sink."""
+    """The directory of an archive of three batches. A configuration with a sink lies beside it."""
     made, _ = archive_of(3)
     for key, content in made.objects.items():
         DirectoryPlace(tmp_path / "audit").put(key, content)
@@ -128,7 +128,7 @@ def entries_of(*times: tuple[int, int]) -> list[object]:
 
 @pytest.fixture
 def places(tmp_path: Path) -> Path:
-    """Two archives of two hours, `raw` and `ecs`, which differ in the format that their digests name."""
+    """Two archives of two hours, `raw` and `ecs`. They differ only in the format that their digests name."""
     for name in ("raw", "ecs"):
         place = DirectoryPlace(tmp_path / name)
         Writer(place, None).write(entries_of((0, 10), (0, 50), (1, 10), (1, 50)))  # type: ignore[arg-type]
@@ -166,5 +166,5 @@ def test_entries_in_another_format_go_to_no_sink(places: Path, span: list[str]) 
     assert not (places / "again.ndjson").exists()
     assert command(places, "restore", "./raw", "--sink", "files", *span)[0] == 0
     assert len((places / "again.ndjson").read_bytes().splitlines()) == (4 if not span else 3)
-    # Of an archive whose format was changed, only what is asked for counts.
+    # Only the format of the requested span counts, and this span is empty.
     assert command(places, "restore", "./ecs", "--sink", "files", "--from", "2026-01-02")[0] == 0

@@ -1,4 +1,4 @@
-"""Writing an archive: what a batch is made of is committed before it is written, and every retry writes the same objects."""
+"""Writing an archive: the content of a batch is committed before it is written, and every retry writes the same objects."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Unreliable(MemoryPlace):
         self.puts_left: int | None = None
 
     def kill_after(self, puts: int) -> None:
-        """Kill the writer after so many objects, before the first with 0."""
+        """Kill the writer after `puts` objects; 0: before the first."""
         self.puts_left = puts
 
     def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
@@ -89,7 +89,7 @@ class Unreliable(MemoryPlace):
 
 
 class Bench:
-    """A state with an archive, and a clock that stands."""
+    """A state with an archive, and a clock that moves only when a test moves it."""
 
     def __init__(
         self, open_: Callable[[str], State], directory: Path, place: MemoryPlace | None = None, **settings: object
@@ -119,7 +119,7 @@ class Bench:
         self.deliverer = self.begin()
 
     def finish(self) -> None:
-        """Deliver all that waits."""
+        """Deliver everything that waits."""
         while self.deliverer.step(is_last=True).wait_seconds is not None:
             self.now += 61
 
@@ -194,7 +194,7 @@ def test_how_long_it_is_put_off_is_known_after_a_restart_and_a_success_ends_it(m
         (row,) = bench.state.outbox.sinks()
         assert (row.attempts, row.failure, row.parked_at) == (attempts, "503 SlowDown", None)
         bench.restart()
-        # A wait may be very short, and a time of day has only so many digits.
+        # A wait may be very short, and a stored time has a limited precision.
         assert bench.deliverer.step(is_last=True).wait_seconds == pytest.approx(wait, abs=1e-5)
         bench.now += wait
     assert bench.deliverer.step(is_last=True) == (1, 0.0)
@@ -320,7 +320,7 @@ def test_an_entry_that_is_too_large_becomes_a_dead_letter_and_holds_up_nothing(m
 
 
 def move(bench: Bench, url: str, objects: Mapping[str, bytes] | None = None) -> MemoryPlace:
-    """A person gives the archive another place, where these objects are. Returns the place before."""
+    """A person gives the archive another place, which holds `objects`.  Returns: the previous place."""
     before, bench.place = bench.place, MemoryPlace(objects)
     bench.settings = Settings(name=NAME, url=url)
     bench.restart()
@@ -385,7 +385,7 @@ def test_an_archive_that_was_moved_with_all_it_holds_goes_on(bench: Bench) -> No
     commit(bench.state, [event(3)], now=NOW)
     bench.finish()
     assert (bench.verify().findings, bench.verify().digests) == ([], 3)
-    move(bench, "file:///srv/third")  # it is remembered where it was last
+    move(bench, "file:///srv/third")  # the state remembers the last place
     assert len(old.objects) == 6
 
 
@@ -401,7 +401,7 @@ def test_a_place_that_holds_something_else_gets_no_new_archive(bench: Bench, hel
 
 
 def test_where_nobody_knows_that_the_place_was_changed_no_new_archive_begins(bench: Bench) -> None:
-    """A state of an earlier version did not remember its place."""
+    """A state of an earlier version did not store the place of its archive."""
     head = Head("a" * 32, 3, "b" * 64, None, 9, 0, 0.0)
     bench.state.archives.adopt("earlier", head, {})
     bench.settings = Settings(name="earlier", url="file:///srv/audit")
@@ -482,7 +482,7 @@ def test_an_archive_without_a_key_is_not_signed(make: Make) -> None:
 
 
 def audit(bench: Bench, at_api: Mapping[int, int], hours: int = 3) -> None:
-    """As the schedule does it, of the first hours. `at_api` are the API's counts of hours that differ from ours."""
+    """Audit the first `hours` hours as the schedule does. `at_api`: the API's count of each hour that differs from ours."""
     closer = HourCloser(bench.state, [NAME])
     span = Window(START, START + hours * HOUR)
     before = closer.counts("1", span)
@@ -634,7 +634,7 @@ def test_a_backfill_writes_to_the_chain_of_run_and_no_entry_is_twice_in_it(bench
     with pytest.raises(Killed):
         writer.step(is_last=True)
     bench.place.objects = whole
-    # `run` finds the batch and writes it; the backfill finds that it is done.
+    # `run` finds the batch and writes it. The backfill then finds that it is written.
     commit(bench.state, [event(5)], now=NOW)
     bench.finish()
     while writer.step(is_last=True).wait_seconds is not None:
@@ -686,7 +686,7 @@ def test_a_sink_that_was_forgotten_while_its_batch_was_written_moves_nothing_on(
 
 @pytest.fixture
 def two(make: Make) -> Iterator[tuple[Bench, Bench]]:
-    """Two replicas of one use, which write to one place. The other one's bench shares clock and place with the first."""
+    """Two replicas of one use, which write to one place. Both benches have the same place."""
     one = make(Unreliable(), batch_events=3)
     other = copy(one)
     other.state = one.open("run")
@@ -696,7 +696,7 @@ def two(make: Make) -> Iterator[tuple[Bench, Bench]]:
 
 
 def expire(bench: Bench) -> None:
-    """Let the lease of a replica end at the database, though it knows nothing of that: it stood still."""
+    """Let the lease of a replica end in the database. The replica does not notice, as after a hang."""
     state: Any = bench.state
     query = "UPDATE replicas SET expires_at = clock_timestamp() - interval '1 second' WHERE token = %s"
     state._database.write(lambda connection: connection.execute(query, (state._joined().token,)))
@@ -775,7 +775,7 @@ def test_a_writer_that_lost_its_lease_commits_no_batch_and_goes_on_later(two: tu
 
 @pytest.mark.backends("postgres")
 def test_of_two_that_both_think_they_are_the_writer_one_commits_and_nothing_forks(two: tuple[Bench, Bench]) -> None:
-    """The fence is what the data says: here nobody looks who holds the sink."""
+    """The committed data decides: in this test, nothing checks who holds the sink."""
     one, other = two
     commit(one.state, [event(number) for number in range(3)], now=NOW)
     batches = []
@@ -787,7 +787,7 @@ def test_of_two_that_both_think_they_are_the_writer_one_commits_and_nothing_fork
     first = one.deliverer._prepare(batches[0].events)
     hold(other)
     assert batches[1] is not None
-    # It finds the batch that the other one committed, instead of one of its own with the same entries.
+    # It finds the batch that the first replica committed, and makes no batch of its own with the same entries.
     assert other.deliverer._prepare(batches[1].events).digest == first.digest
     assert other.state.archives.complete(NAME, 1, NOW)
     assert not one.state.archives.complete(NAME, 1, NOW)
@@ -818,7 +818,7 @@ def test_a_dead_letter_of_one_that_is_no_longer_the_writer_is_refused(two: tuple
 
 @pytest.mark.backends("postgres")
 def test_many_writers_at_once_make_one_chain(make: Make) -> None:
-    """Four replicas, none of which asks who is the writer, in threads: each entry is in one object."""
+    """Four replicas in threads, and each one makes itself the writer: each entry is still in one object only."""
     first = make(batch_events=7)
     benches = [first]
     for _ in range(3):
@@ -831,7 +831,7 @@ def test_many_writers_at_once_make_one_chain(make: Make) -> None:
 
     def work(bench: Bench) -> None:
         for _ in range(200):
-            with suppress(StateUnavailableError):  # another one was first, or they collided again and again
+            with suppress(StateUnavailableError):  # another one was first, or they collided too often
                 hold(bench)
                 if bench.deliverer.step(is_last=True).wait_seconds is None:
                     return
@@ -852,7 +852,7 @@ def test_many_writers_at_once_make_one_chain(make: Make) -> None:
 
 
 def hold(bench: Bench) -> None:
-    """Make a replica the writer, though the one before lives."""
+    """Make a replica the writer, although the previous writer still runs."""
     state: Any = bench.state
     query = "UPDATE sinks SET holder = %s WHERE use_id = %s AND name = %s"
     token = state._joined().token

@@ -1,4 +1,4 @@
-"""An archive in a directory: objects that are written whole, never again, and by nobody else's links."""
+"""An archive in a directory: objects are written whole and only once, and links of other users are not followed."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_draft_that_gets_its_name_while_it_is_listed_cuts_no_list_short(
     scan = os.scandir
 
     class Gone:
-        """The files as they were before the draft had its name."""
+        """Lists a directory as it was just before the draft got its final name."""
 
         def __init__(self, directory: Path) -> None:
             self.entries = list(scan(directory))
@@ -205,7 +205,7 @@ def _socket(path: Path) -> None:
     with (
         socket.socket(socket.AF_UNIX) as opened,
         contextlib.chdir(path.parent),
-    ):  # its whole path may be too long for one
+    ):  # the whole path may be too long for a socket
         opened.bind(path.name)
 
 
@@ -232,7 +232,7 @@ def test_what_lies_in_place_of_an_object_is_told_to_be_of_that_object_alone(
 
 
 def _denied(monkeypatch: pytest.MonkeyPatch, function: str, is_denied: Callable[[str], bool], number: int) -> None:
-    """Have a function of the system refuse some paths: who runs the tests may read everything."""
+    """Make a function of `os` refuse some paths, because the user who runs the tests may have access to everything."""
     original = getattr(os, function)
 
     def refuse(path: str | Path, *args: int) -> object:

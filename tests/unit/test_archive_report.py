@@ -1,4 +1,4 @@
-"""What `archive verify` says in plain words: of an hour that is not complete, of what it could not read, of signatures."""
+"""What `archive verify` says about incomplete hours, about objects that it could not read, and about signatures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GAP = StatedGap("2026-04-11T17:03:01Z", "2026-04-11T17:03:02Z", "unreadable")
             31,
             f"a gap lies in it, {GAP.start}/{GAP.end} (unreadable); 31 entries",
         ),
-        # One that was closed since, or of another state: the digest names neither, and nothing is said of what became of it.
+        # The gap was closed since, or is of another state: the digest then names no gap, and the report does not say more.
         (Statement("1", HOUR, None, 31), 31, "a gap lay in it when it was audited; 31 entries"),
         (Statement("1", HOUR, 30, 28), 28, "the API counted 30, 28 are here"),
         (Statement("1", HOUR, 30, 28), 31, "the API counted 30, 31 are here, some of them came later"),

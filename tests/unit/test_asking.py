@@ -1,4 +1,4 @@
-"""When a request may be sent, and what is learnt from what comes of it: by a clock that goes on when somebody waits."""
+"""When a request may be sent, and what each outcome changes, with a clock that waits and requests move."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from poller.net.transport import RateLimit, Response, Transport
 
 
 class Clock(threading.Event):
-    """A clock, and a stop whose waits take no time but that of the clock."""
+    """A clock, and a stop whose waits take no real time: they move the clock."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def answer(status: int = 200, **headers: str) -> Callable[[], Response]:
 
 
 def taking(clock: Clock, seconds: float, outcome: Response | Exception) -> Callable[[], Response]:
-    """A request that takes so long."""
+    """A request that takes this many seconds of the clock."""
 
     def send() -> Response:
         clock.now += seconds
@@ -144,7 +144,7 @@ def test_of_contracts_that_do_not_answer_only_a_share_is_polled(clock: Clock, tu
 
 
 class Silent(Transport):
-    """Answers nothing, after so many seconds."""
+    """Never answers: each request fails after 5 seconds of the clock."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ def test_a_contract_that_was_slow_and_is_still_is_not_asked_again_in_this_poll(
 
 
 class Ill(Transport):
-    """Answers at once, with the status of the contract or with nothing to show; the last part of the path is the contract."""
+    """Answers at once: with the status of the contract, which is the last part of the path, or with an empty page."""
 
     def __init__(self, statuses: dict[str, int]) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ def test_contracts_whose_requests_fail_at_every_try_keep_only_a_share_of_the_pol
         assert api.admit(contract)
         ask(contract)
         api.dismiss(contract)
-    ask("6", is_retried=False)  # which waits for nothing
+    ask("6", is_retried=False)  # one try does not count as failing
     assert [api.admit(contract) for contract in "1234567"] == [True, False, False, True, True, True, True]
     api.dismiss("1")
     assert [api.admit(contract) for contract in "312"] == [False, False, True], "the one that has waited longest"

@@ -1,4 +1,4 @@
-"""The auditor against a table of hours: what it finds, and how few requests that takes."""
+"""The auditor against a table of hours: what it finds, and how few requests it needs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LIMITS = Limits(1000, RESULT_WINDOW, 10**9)
 
 
 class Totals:
-    """An API that answers nothing but totals. `hours` by number from START; their entries spread evenly, or all at one second."""
+    """An API that gives only totals. `hours`: entries by hour from START, spread evenly or (`is_burst`) all at one second."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Totals:
 
 
 class _Evenly(Sequence[int]):
-    """The seconds of so many entries in each of so many hours, sorted, without keeping them."""
+    """The sorted times of `an_hour` entries in each of `hours` hours, without storing them."""
 
     def __init__(self, an_hour: int, hours: int) -> None:
         self.an_hour = an_hour
@@ -105,7 +105,7 @@ def counts(hours: Mapping[int, int]) -> dict[int, Count]:
 def compare(
     totals: Totals, window: Window, ours: Mapping[int, int], result_window: int = RESULT_WINDOW
 ) -> dict[int, int]:
-    """The hours that differ, by number, and how many entries are missing in them."""
+    """The hours that differ, counted from START, and the number of entries missing in each."""
     found = Auditor(totals, CONTRACT, Limits(1000, result_window, 10**9)).compare(window, counts(ours)).differences
     assert found == sorted(found, key=lambda difference: difference.window)
     return {(difference.window.start - START) // HOUR_SECONDS: difference.missing for difference in found}
@@ -120,7 +120,7 @@ def test_a_span_that_is_equal_costs_one_request() -> None:
 
 @pytest.mark.parametrize(("window_limit", "ours"), [(RESULT_WINDOW, 5), (RESULT_WINDOW, 4), (10, 5), (10, 3)])
 def test_what_was_compared_is_counted_on_both_sides(window_limit: int, ours: int) -> None:
-    """Also where halves are asked for, or the API counts no further."""
+    """This also holds if halves are asked for, or if the API caps its counts."""
     theirs = dict.fromkeys(range(24), 5)
     limits = Limits(1000, window_limit, 10**9)
     result = Auditor(Totals(theirs), CONTRACT, limits).compare(span(24), counts(theirs | {7: ours}))
@@ -161,7 +161,7 @@ OWN = [
 
 
 class Refusing(Totals):
-    """An API that refuses a query which touches one of these hours, by number from START."""
+    """An API that refuses each query that touches one of these hours, counted from START."""
 
     def __init__(self, hours: Mapping[int, int], refused: Collection[int], error: PollerError = TOO_OLD) -> None:
         super().__init__(hours)
@@ -242,7 +242,7 @@ def test_what_concerns_the_account_ends_the_audit_whenever_it_comes(error: Polle
 @pytest.mark.parametrize("error", OWN, ids=_kind)
 def test_a_part_that_is_refused_though_the_whole_of_it_was_served_is_set_apart(error: PollerError) -> None:
     class OnlyLong(Refusing):
-        """It answers for all of the span, and for parts of it that touch no such hour."""
+        """Answers for spans of more than 400 hours, and for shorter ones that do not touch the hour."""
 
         def page(self, contract: str, window: Window, *args: Any, **options: Any) -> Page:
             self.refused = [] if window.seconds > 400 * H else [START + hour * H]
@@ -266,7 +266,7 @@ def test_each_hour_that_differs_is_found_and_no_span_costs_more_than_a_request_a
     theirs = {hour: pair[0] for hour, pair in enumerate(hours)}
     ours = {hour: pair[1] for hour, pair in enumerate(hours)}
     totals = Totals(theirs)
-    # Opposite differences may hide each other: nobody else would look into a span whose sums agree.
+    # Opposite differences may cancel out, and a span with equal sums is not looked into.
     is_one_sided = all(ours[hour] <= theirs[hour] for hour in theirs)
     found = compare(totals, span(len(hours)), ours)
     expected = {hour: max(0, theirs[hour] - ours[hour]) for hour in theirs if theirs[hour] != ours[hour]}
@@ -289,7 +289,7 @@ def test_capped_totals_hide_nothing_and_cost_a_request_an_hour_and_one(
     totals = Totals(theirs, cap=window, says_capped=says_capped)
     found = compare(totals, span(len(hours)), ours, window)
     assert found == {hour: theirs[hour] - ours[hour] for hour in theirs if theirs[hour] != ours[hour]}
-    # Each capped answer about a span of which we thought that it is not is one more, and so is its other half.
+    # Each capped answer about a span that we expected below the cap costs one request more, and so does its other half.
     surprises = 1 + max(0, sum(theirs.values()) // window - sum(ours.values()) // window)
     assert totals.requests <= len(hours) + 1 + 2 * surprises
 
@@ -365,7 +365,7 @@ def test_no_request_for_totals_asks_for_more_than_a_month_nor_cuts_an_hour() -> 
             return super().page(contract, window, offset, limit)
 
     year = Window(START + 60, START + 365 * 24 * HOUR_SECONDS)
-    hours = {0: 60, 719: 5, 720: 7, 8759: 1}  # of the first hour, one entry lies before the span
+    hours = {0: 60, 719: 5, 720: 7, 8759: 1}  # one entry of the first hour is before the span
     totals = Asked(hours)
     assert compare(totals, year, hours | {0: 59}) == {}
     assert [window.seconds <= MAX_SPAN_SECONDS for window in asked] == [True] * 13
@@ -405,13 +405,13 @@ def test_reading_finds_each_entry_that_is_not_known_by_its_hour(has_total: bool)
         Difference(CONTRACT, Window(START + H, START + 2 * H), 2, 1, 0),
         Difference(CONTRACT, Window(START + 2 * H, START + 3 * H - 10), 1, 0, 0),
     ]
-    # Where identities were forgotten, their number has to do.
+    # If the ledger forgot identities of an hour, only the counts are compared.
     assert read(b"ad", {START + H: Count(2, 2)}) == []
     assert read(b"abd", {START + H: Count(1, 1)}) == [Difference(CONTRACT, Window(START + H, START + 2 * H), 2, 1, 1)]
 
 
 class Damaged(Entries):
-    """An API in which two elements of one second are no entries, and which refuses what is before an hour."""
+    """An API with two elements at second `at` that are no entries. It refuses windows that begin before `served_from`."""
 
     def __init__(self, entries: Mapping[bytes, int], at: int, served_from: int, error: PollerError) -> None:
         super().__init__(entries, page_size=1000, total=True)
@@ -429,7 +429,7 @@ class Damaged(Entries):
         return msgspec.structs.replace(page, total=(page.total or 0) + 2, unreadable=broken)
 
 
-# What is too large, reading sets apart entry by entry.
+# Without BodyTooLargeError, after which reading sets apart single entries instead of a span.
 @pytest.mark.parametrize("error", [error for error in OWN if not isinstance(error, BodyTooLargeError)], ids=_kind)
 def test_reading_counts_what_cannot_be_read_as_missing_and_sets_apart_what_is_refused(error: PollerError) -> None:
     entries = {b"a": START + 1, b"b": START + H, b"c": START + 2 * H, b"d": START + 2 * H + 9}
@@ -491,7 +491,7 @@ def test_entries_that_the_api_does_not_count_are_counted_by_reading_them(total: 
 def test_a_span_that_begins_within_an_hour_is_compared_from_there() -> None:
     totals = Totals({0: 60, 1: 10})
     window = Window(START + 1800, START + 2 * HOUR_SECONDS)
-    # The ledger has nothing from before collecting began, so its hour counts as far as it goes.
+    # The ledger has nothing from before collecting began, so that hour is compared only from there.
     assert compare(totals, window, {0: 30, 1: 10}) == {}
     assert compare(totals, window, {0: 29, 1: 10}) == {0: 1}
 
@@ -508,17 +508,17 @@ def test_entries_are_counted_however_many_the_api_counts_at_once(cap: int, windo
     ("asked", "origin", "now", "overlap", "expected"),
     [
         (Window(NOON, NOON + 3 * H), 0, NOON + 9 * H, 600, Window(NOON, NOON + 3 * H)),
-        # The hour that began before the span is looked at whole, the one in which it ends is not.
+        # The hour in which the span begins is compared whole. The hour in which it ends is left out.
         (Window(NOON + 60, NOON + 3 * H - 1), 0, NOON + 9 * H, 600, Window(NOON, NOON + 2 * H)),
-        # An hour is closed when ordinary lateness is over, too.
+        # An hour is closed only when the overlap after it is over, too.
         (Window(NOON, NOON + 3 * H), 0, NOON + 3 * H + 599, 600, Window(NOON, NOON + 2 * H)),
         (Window(NOON, NOON + 3 * H), 0, NOON + 3 * H + 600, 600, Window(NOON, NOON + 3 * H)),
-        # The hour in which collecting began counts from then.
+        # The hour in which collecting began is compared from that time on.
         (Window(NOON, NOON + 3 * H), NOON + 60, NOON + 9 * H, 600, Window(NOON + 60, NOON + 3 * H)),
         (Window(NOON + 120, NOON + 3 * H), NOON + 60, NOON + 9 * H, 600, Window(NOON + 60, NOON + 3 * H)),
-        # Hours before that were never asked for: they are no difference.
+        # The hours before were never read, so they are no difference.
         (Window(NOON, NOON + 3 * H), NOON + H + 60, NOON + 9 * H, 600, Window(NOON + H + 60, NOON + 3 * H)),
-        # Nothing is closed.
+        # No hour is closed.
         (Window(NOON, NOON + H - 1), 0, NOON + 9 * H, 600, None),
         (Window(NOON, NOON + H), 0, NOON + H, 600, None),
         (Window(NOON + 5 * H, NOON + 6 * H), 0, NOON + H, 0, None),
@@ -530,7 +530,7 @@ def test_only_whole_hours_that_are_over_are_compared(
     assert parts_of(asked, origin, now, overlap).closed == expected
 
 
-# What a regular audit looks at
+# The span of a regular audit
 
 
 def contract(*, origin: int = START, watermark: int, audited_at: int) -> Contract:
@@ -607,7 +607,7 @@ def test_an_audit_begins_after_what_the_ledger_has_forgotten() -> None:
     assert remembered(span, {START + 4 * HOUR_SECONDS: Count(1, 1)}) is None
 
 
-# Counting what is served
+# Counting the served entries
 
 
 @pytest.mark.parametrize("error", OWN, ids=_kind)

@@ -1,4 +1,4 @@
-"""The self-audit without a schedule: whose time has come, what is made of what it finds, and what a failure leaves."""
+"""The self-audit without a schedule: which contracts are due, what follows from the findings, and what a failure leaves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INTERVAL = 6 * HOUR
 
 
 class Auditor:
-    """Compares as a test says; repairs what is missing."""
+    """Gives the outcomes that a test sets, and repairs everything that is missing."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Exception | Audited] = {}
@@ -44,7 +44,7 @@ class Auditor:
 
 
 class State:
-    """Contracts that were audited last when a test says."""
+    """Contracts with the audit times that a test sets."""
 
     def __init__(self, rows: list[Contract]) -> None:
         self.rows = {row.contract: row for row in rows}
@@ -108,7 +108,7 @@ def two() -> Bench:
 def test_it_is_looked_every_minute_at_most_whose_time_has_come(interval: int, added: list[Any]) -> None:
     bench = Bench(views.contract("1"), views.contract("2"), interval=interval)
     jobs: Any = Jobs()
-    bench.metrics.audit_missing.labels("2").set(5)  # before a reload
+    bench.metrics.audit_missing.labels("2").set(5)  # left from before a reload
     bench.auditing.start(jobs, lambda: {"2"}, bench.polled.append)
     assert jobs.added == added
     assert bench.missing("2") == (5 if interval else None), "nothing would end it"
@@ -140,7 +140,7 @@ def test_what_was_compared_is_recorded_hour_by_hour(caplog: pytest.LogCaptureFix
     bench.auditor.outcomes = {"1": Audited([Difference("1", differing, 9, 7, 0)], [refused])}
     assert bench.audit() == ["1", "2"]
     start = (NOW - INTERVAL - bench.config.poll.audit_span_seconds) // HOUR * HOUR
-    # The hour that is not over, less what may be on its way, is read; those before it are compared.
+    # The span ends at the watermark. Only hours that ended at least one overlap ago are recorded as compared.
     assert bench.auditor.spans == [(contract, Window(start, NOW - 3)) for contract in ("1", "2")]
     compared = Window(start, TOP - HOUR)
     assert bench.state.recorded == [

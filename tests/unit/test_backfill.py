@@ -1,4 +1,4 @@
-"""The use case behind `backfill`: its order, its range, what is too old for a sink, and what it forgets."""
+"""The use case behind `backfill`: its order, its range, entries that are too old for a sink, and how it is forgotten."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ORDER = Order("3h", "1h", (), "-", (), is_again=False)
 
 
 class Taking(StdoutSink):
-    """Takes everything, and keeps it. `max_age_seconds`: older entries it refuses."""
+    """Accepts and keeps everything. `max_age_seconds`: the greatest age that it claims to accept."""
 
     def __init__(self, name: str = "out", max_age_seconds: float | None = None) -> None:
         super().__init__(msgspec.structs.replace(PRINTED, name=name))
@@ -257,7 +257,7 @@ def test_it_goes_to_stdout_to_a_file_or_to_the_sinks_of_the_order(
     monkeypatch.setattr("poller.pipeline.backfill.build_sink", build)
     tables = tuple(FileSink(name=name, path="a.ndjson") for name in ("one", "two"))
     config = msgspec.structs.replace(Config(), sinks=tables)
-    now = lambda: 1.0  # noqa: E731 - it is told from others
+    now = lambda: 1.0  # noqa: E731 - it is compared below
     with backfill_of(tmp_path / "a", Log("1"), config=config) as (backfill, _):
         assert [sink.name for sink in backfill.sinks()] == ["stdout"]
     order = ORDER._replace(output=str(tmp_path / "x.ndjson"))
@@ -271,7 +271,7 @@ def test_it_goes_to_stdout_to_a_file_or_to_the_sinks_of_the_order(
 
 @contextmanager
 def collected_by_run(directory: Path, log: Log) -> Iterator[State]:
-    """The state of `run`, which has collected 60 entries for the sink `out`."""
+    """The state of `run` with 60 collected entries for the sink `out`."""
     with closing(Stores(directory).open("run")) as run:
         run.contracts.enrol(["1"], "default", BEGAN - 2 * H, 0)
         run.outbox.register("out", "stdout")
@@ -360,7 +360,7 @@ def test_an_archive_states_what_the_api_counts_of_each_hour_of_the_range(tmp_pat
 def test_what_comes_while_an_archive_states_its_hours_is_archived_as_it_may_be_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Another machine that shares the backfill collects until the end, or a person replays dead letters.
+    # Events come late if another machine shares the backfill, or if a person replays dead letters.
     hour = BEGAN // H * H
     asked = Window(hour - 3 * H, hour)
     place = MemoryPlace()
@@ -416,7 +416,7 @@ def test_what_is_skipped_is_counted_and_not_read(tmp_path: Path) -> None:
     with backfill_of(tmp_path, log, too_old="skip") as (backfill, state):
         backfill.discover(ASKED)
         window, (old,) = backfill.limit_age([Taking("new", 2.5 * H)], ["1"], ASKED)
-        # An hour more than the sink's age: that is how old an entry may become while it waits.
+        # The window begins an hour after the sink's limit, because an entry may wait that long.
         assert (window, old.entry_count) == (Window(BEGAN - H - H // 2, ASKED.end), 90)
         sink = Taking()
         backfill.export([sink], ["1"], window)

@@ -1,4 +1,4 @@
-"""Where collecting began: what lies before it is no difference, and nothing is called complete before it has been read."""
+"""The time when collecting began: earlier entries are no difference, and no time is called complete before it was read."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def place_of(directory: Path, *contracts: str) -> Iterator[Place]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    """The first poll was done at BEGAN: it began 5 minutes before."""
+    """The first poll was at BEGAN. Collecting began 5 minutes before that."""
     with place_of(tmp_path, "1") as made:
         made.poll()
         assert made.row().origin == BEGAN - 300
@@ -71,7 +71,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 @pytest.mark.parametrize(
     ("start", "origin", "before", "closed", "open_"),
     [
-        # Collecting began within an hour that is closed, in the open one, before the span, behind it.
+        # Collecting began in a closed hour, in the open hour, before the span (twice), at the end of the open part, behind it.
         (0, H + 60, (0, H + 60), (H + 60, 5 * H), (5 * H, 5 * H + 300)),
         (0, 5 * H + 60, (0, 5 * H + 60), None, (5 * H + 60, 5 * H + 300)),
         (0, -9 * H, None, (0, 5 * H), (5 * H, 5 * H + 300)),
@@ -149,7 +149,7 @@ def test_what_since_asks_for_is_missing_until_it_has_been_read(place: Place) -> 
 
 def test_one_repair_completes_and_nothing_that_comes_by_it_is_late(place: Place) -> None:
     place.poll(3 * H)
-    late = [BEGAN + 60 * minute + 1 for minute in (1, 90, 150, 165, 169)]  # the last ones in the open hour
+    late = [BEGAN + 60 * minute + 1 for minute in (1, 90, 150, 165, 169)]  # the last two are in the open hour
     for second in late:
         place.log.show("1", second)
     differences = place.audit()
@@ -168,7 +168,7 @@ def test_what_an_audit_asked_for_is_repaired_although_an_ordinary_poll_reads_it_
     place.state.contracts.add_range("1", Window(since, since + 1), "since")
     for second in (asked, since, other):
         place.log.show("1", second)
-    place.log.refused = Window(asked, since + 1)  # so the spans fail, and the present is read all the same
+    place.log.refused = Window(asked, since + 1)  # so the spans fail, but the present is read
     place.poll(60)
     assert (place.row().repaired, place.row().late) == (1, 1)
 
@@ -187,7 +187,7 @@ def test_a_regular_audit_looks_at_the_hour_that_is_not_over_up_to_where_lateness
 def test_an_audit_while_a_pause_is_caught_up_with_has_the_next_one_look_at_the_pause(place: Place) -> None:
     place.poll(3 * H + 1000)
     row = place.row()
-    place.log.now += 20 * H  # a pause, after which the audit comes before the first poll
+    place.log.now += 20 * H  # a pause, after which an audit comes before a poll
     now = int(place.log.now)
     span = self_audit_span(row, now, H)
     assert span is not None

@@ -1,4 +1,4 @@
-"""Which of two clocks is believed. Pure tables."""
+"""Which of two clocks is used, as pure tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOUR, DAY = 3600.0, 86_400.0
     ("theirs", "seconds", "expected"),
     [
         (NOW, 0.0, 0.0),
-        (NOW - 3, 5.0, 0.0),  # the answer took so long to come
+        (NOW - 3, 5.0, 0.0),  # the answer took longer than that
         (NOW - 100, 5.0, 95.0),
         (NOW + 100, 5.0, -100.0),
         (NOW - 40, 40.0, 0.0),

@@ -1,4 +1,4 @@
-"""What the errors of librdkafka and of brokers mean for what is sent."""
+"""What the errors of librdkafka and of brokers mean for a send."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def outcome_of(name: str) -> Any:
 
 
 def outcome_after(*told: KafkaError, name: str) -> Any:
-    """What it means that a call fails so, after connections failed of what is told."""
+    """The outcome of a call that fails with error `name`, after connections failed with the errors `told`."""
     brokers = Brokers(TABLE, threading.Event())
 
     def fail() -> Any:
@@ -86,7 +86,7 @@ ABOUT_AN_ENTRY_OR_RIGHTS = (
 
 
 def test_any_other_error_costs_no_entry():
-    """Also what librdkafka or Kafka adds some day."""
+    """This includes errors that librdkafka or Kafka add later."""
     names = [name for name in dir(KafkaError) if name.isupper() and "AUTHORIZATION" not in name]
     assert len(names) > 150
     for name in set(names) - set(ABOUT_AN_ENTRY_OR_RIGHTS):

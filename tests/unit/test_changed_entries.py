@@ -1,4 +1,4 @@
-"""What an entry is whose content or time the vendor changes after it was collected, as docs/delivery.md says."""
+"""Whether an entry counts as new if the vendor changes its content or time after it was collected: see docs/delivery.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MINUTE = 60
 
 
 class Entries:
-    """An API with the entries that a test gives it: the second of each, and its fields."""
+    """An API with the entries that a test gives it, each as a second and fields."""
 
     clock_skew_seconds = 0.0
 
@@ -50,18 +50,18 @@ class Place:
         self.auditor = LedgerAuditor(state, accounts, Config(), clock=lambda: self.now)
 
     def shows(self, minute: int, **fields: Any) -> None:
-        """From now on the API shows this entry, and nothing else, as of a minute after noon."""
+        """From now on the API shows only this entry, with a time of `minute` minutes after noon."""
         at = NOON + minute * MINUTE
         self.api.held = [(at, {**fields, "meta": {"time": format_time(at)}})]
 
     def poll(self, minute: int) -> int:
-        """How many events a poll at that minute sends on."""
+        """Poll at `minute` minutes after noon.  Returns: the number of new events."""
         self.now = NOON + minute * MINUTE
         self.collector.discover(since=NOON)
         return self.collector.collect("1").new
 
     def audited(self) -> list[tuple[int, int]]:
-        """What an audit an hour later says: at the API and collected, of each hour that differs."""
+        """Audit two hours later.  Returns: for each hour that differs, the API's count and the collected count."""
         self.now += 7200
         return [(row.at_api, row.collected) for row in self.auditor.audit("1", Window(NOON, self.now)).differences]
 
