@@ -1,4 +1,4 @@
-"""The checks of one account, with the API played: what is asked, what is told of each answer, and which remedy."""
+"""The checks of one account against a fake API: the requests, and the finding and remedy for each answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ URL = "https://api.example"
 
 
 class Api:
-    """Lists contracts, or fails; each has three entries today, or what `pages` says."""
+    """Lists contracts, or fails. Each contract has three entries today, or the page that `pages` returns."""
 
     limit_words = ""
     max_limit = 1000

@@ -1,4 +1,4 @@
-"""The checks of sinks, of the state and of what surrounds us: what each outcome means, with which remedy and exit code."""
+"""The checks of sinks, archives and the state: the finding, remedy and exit code for each outcome."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_an_archive_that_cannot_be_written_is_told(
 
 
 class Stores:
-    """States as a test says them; one is damaged."""
+    """The states that a test sets, and a damaged one."""
 
     def __init__(self, **states: Any) -> None:
         self.states = states

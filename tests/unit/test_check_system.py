@@ -1,4 +1,4 @@
-"""The checks of what surrounds the program: the unit and its drop-ins, credentials, other programs, each at its bounds."""
+"""The checks of the system around the program: the systemd unit and its drop-ins, credentials, other programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from poller.core.errors import EXIT_CONFIG
 
 @pytest.fixture
 def places(tmp_path: Path) -> tuple[Path, Path]:
-    """Two directories of units; the first one comes first."""
+    """Two directories of units. The first one has precedence."""
     etc, lib = tmp_path / "etc", tmp_path / "lib"
     for place in (etc, lib):
         (place / "ionos-poller.service.d").mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_what_is_wrong_with_a_unit_is_told_with_the_remedy(places: tuple[Path, P
 @pytest.mark.parametrize(
     "line",
     [
-        "ExecStart=ionos-poller run",  # found by systemd on its own path
+        "ExecStart=ionos-poller run",  # systemd finds it on its own path
         "ExecStart=@-:+!/bin/sh run",
         "# ExecStart=/nowhere/x run",
         "; ExecStart=/nowhere/x run",

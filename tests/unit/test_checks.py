@@ -1,4 +1,4 @@
-"""What the checks conclude from what they are told, and what they read in files of others."""
+"""What the checks conclude from their input, and what they read in files of other programs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ GIB, MIB = 1 << 30, 1 << 20
 
 
 def only(findings: Sequence[Finding], *words: str) -> Finding:
-    """The one finding there is, which has these words, and if it is none to be glad of, a remedy."""
+    """The only finding. It has these words, and a remedy unless its level is `ok`."""
     assert len(findings) == 1, findings
     found = findings[0]
     for word in words:
@@ -66,7 +66,7 @@ def only(findings: Sequence[Finding], *words: str) -> Finding:
     return found
 
 
-# The sum of it
+# The exit code
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_a_file_sink_is_tried_where_it_will_write(tmp_path: Path) -> None:
 
 
 def test_what_another_machine_writes_is_not_tried_on_this_one(tmp_path: Path) -> None:
-    # All machines have the same configuration: `check` failed on each that lacks the other one's disk.
+    # All machines have the same configuration. `check` once failed on each machine without the disk of the other one.
     import threading
 
     (tmp_path / "file").touch()
@@ -474,7 +474,7 @@ MISTAKES = [
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An `ionos-poller` on the path, as where it is installed; it knows no configuration called `none`."""
+    """An `ionos-poller` on the PATH, as if it were installed. It cannot read a configuration called `none`."""
     directory = tmp_path / "bin"
     directory.mkdir()
     script = '#!/bin/sh\n[ "$*" != "--config none config show" ] || { echo none cannot be read >&2; exit 2; }\n'

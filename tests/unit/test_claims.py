@@ -1,4 +1,4 @@
-"""Rights on a state: a claim on a contract and the place of a sink, each for one at a time, and what is left of a lost one."""
+"""Rights on a state: a claim on a contract and the place of a sink. Each has one holder at a time; once released, it is void."""
 
 from __future__ import annotations
 

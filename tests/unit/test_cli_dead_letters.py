@@ -1,4 +1,4 @@
-"""What `dead-letters` says of letters whose sink is no longer there, and when a replay is sent."""
+"""What `dead-letters` says about letters of a sink that was removed, and about when a replay is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUT, TYPO = '[[sinks]]\nname = "out"\ntype = "stdout"\n', "no-such"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A state of `run` with three letters of the sink `out`, of which nothing else waits; the configuration has it."""
+    """A state of `run` with three dead letters of the sink `out`, and no waiting events. The configuration has the sink."""
     with closing(enrolled(Stores(tmp_path / "state").open("run"))) as state:
         commit(state, events(1, 2, 3))
         batch = next_batch(state, "out", 3, 10**9)

@@ -1,4 +1,4 @@
-"""What `gaps retry` says of when gaps are tried: a contract tries one at each poll, and one that is named comes first."""
+"""What `gaps retry` says about when gaps are tried: each poll of a contract tries one gap, and a named gap comes first."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_those_of_a_backfill_are_tried_when_it_is_run_again(
 ) -> None:
     Stores(place / "state").rename("run", "backfill-1")
     file = place / "config.toml"
-    file.write_text(file.read_text() + "[poll]\ncontracts = [2]\n")  # a backfill may be given others
+    file.write_text(file.read_text() + "[poll]\ncontracts = [2]\n")  # a backfill may have other contracts
     command = ["--config", str(file), "gaps", "retry", "--use", "backfill-1", *words]
     assert run(command) == 0
     assert capfd.readouterr().out == f"{1 if words else 3} will be tried when the same backfill is run again\n"
@@ -74,7 +74,7 @@ def test_those_of_a_backfill_are_tried_when_it_is_run_again(
 def test_a_gap_is_due_by_the_clock_that_the_replicas_share(
     place: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    # Asked for on a machine whose clock is ahead, it was not tried before that time had come where it is polled.
+    # If the clock of the machine with the command was ahead, the machine that polls tried the gap only at that later time.
     monkeypatch.setattr("poller.store.sqlite.State.shared_now", lambda state: START + 100.5)
     assert run(["--config", str(place / "config.toml"), "gaps", "retry", *words]) == 0
     with closing(Stores(place / "state").open("run")) as state:

@@ -1,4 +1,4 @@
-"""`sinks forget` forgets sinks that left the config, and no output of a command itself."""
+"""`sinks forget` forgets sinks that left the config, but not the output of a command."""
 
 from __future__ import annotations
 

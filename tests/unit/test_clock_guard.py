@@ -1,4 +1,4 @@
-"""A clock that was ahead, with an API that never says what time it is: what was not read is read once the clock is right."""
+"""A clock that was ahead, with an API that never sends its time: skipped entries are read once the clock is right."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CONTRACTS = ("1", "2")
 
 
 class World:
-    """The API, an entry each minute, and our clock, which is `ahead`. Each poll is by a process of its own, as with `fetch`."""
+    """An API with an entry each minute, and our clock, `ahead` seconds ahead. Each poll opens the state anew, as in `fetch`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.true = float(NOW)
         self.ahead = 0.0
-        self.date_is_back = 0.0  # the `Date` of an answer
+        self.date_is_back = 0.0  # how many seconds the `Date` of an answer is behind
         self.clock_skew_seconds: float | None = None
         self.collected: list[int] = []
         self.requests = 0
@@ -85,7 +85,7 @@ class World:
         return rows
 
     def missing(self, since: int = NOW) -> list[int]:
-        """What should have been collected by now and was not."""
+        """The times of entries that were not collected, up to 2 minutes ago."""
         return sorted(set(range(since, int(self.true) - 2 * MINUTE, MINUTE)).difference(self.collected))
 
 
@@ -194,7 +194,7 @@ def test_our_clock_set_back_after_two_clocks_agreed_leaves_nothing_unread(world:
 
 
 def test_two_clocks_that_agree_on_an_earlier_time_than_before_are_believed(world: World) -> None:
-    world.true += DAY  # as both clocks say
+    world.true += DAY  # both clocks say so
     world.polls(2, is_dated=True)
     world.true -= DAY
     world.polls(3, is_dated=True)
@@ -205,7 +205,7 @@ def test_a_trail_is_stored_so_that_versions_that_know_no_confirmed_time_read_it(
     trail = Trail(NOW, ((NOW - DAY, NOW),), NOW - 2 * DAY)
     numbers = trail.numbers()
     assert Trail.of(numbers) == trail
-    at, *times = numbers  # as those do
+    at, *times = numbers  # as those versions read it
     jumps = tuple(zip(times[::2], times[1::2], strict=True))
     assert Trail(at, jumps).agreed(NOW + HOUR, NOW - 9 * DAY, NOW) == trail.agreed(NOW + HOUR, NOW - 9 * DAY, NOW)
 
@@ -250,7 +250,7 @@ def test_the_trail_outlives_the_process(tmp_path: Path) -> None:
 
 @contextmanager
 def replicas(opened: Callable[[], AnyState], ahead: int) -> Iterator[tuple[AnyState, AnyState, int]]:
-    """Two replicas with a contract each, complete up to `ahead` seconds after the time of the database, which is the third."""
+    """Two replicas with a contract each, complete up to `ahead` seconds after the database's time, and that time."""
     one, other = opened(), opened()
     now = int(one.shared_now() or 0)
     try:

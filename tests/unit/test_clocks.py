@@ -1,4 +1,4 @@
-"""A clock that is set while a window is read: the watermark believes what neither clock doubted at any time."""
+"""A clock that is set while a window is read: the watermark goes only as far as both clocks agree throughout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOURS = 7200
 
 
 class Clocks:
-    """The API, whose clock is right, and ours, which is `ahead` of it and is set while the first page is read."""
+    """The API, whose clock is right, and our clock: `ahead` of it at first, and set to `then` when a page is read."""
 
     def __init__(self, ahead: int, then: int) -> None:
         self.ahead = ahead
@@ -54,7 +54,7 @@ def test_a_clock_that_is_set_while_a_window_is_read_does_not_carry_the_watermark
     state = State.open(tmp_path, "run")
     collector = Collector(state, accounts, Config(), stop=threading.Event(), clock=clocks.time)
     collector.discover(since=NOW - 600)
-    if is_set_before:  # and not noticed yet: no answer has come since
+    if is_set_before:  # not noticed yet, because no answer came since
         clocks.ahead = then
     collector.collect("1")
     row = state.contracts.get("1")

@@ -1,6 +1,6 @@
-"""Mistakes of a cluster put in on purpose: what two replicas do to one database shows each of them, and nothing without it.
+"""Deliberate mistakes of a cluster: a scenario with two replicas on one database shows each mistake, and nothing without it.
 
-`make soak ARGS="--cluster --plant NAME"` has three real processes find the same ones.
+`make soak ARGS="--cluster --plant NAME"` finds the same mistakes with three real processes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read(*numbers: int) -> WindowRead:
 
 
 def books_of(state: Any) -> list[str]:
-    """What does not balance, and what is in the ledger twice."""
+    """The books that do not balance, and whether an identity is in the ledger twice."""
     query = "SELECT contract, identities FROM ledger WHERE use_id = %s"
     rows = state._database.read(lambda connection: connection.execute(query, (state._use,), binary=True).fetchall())
     found = [
@@ -55,7 +55,7 @@ def books_of(state: Any) -> list[str]:
 
 
 def a_zombie_settles(two: Two) -> list[str]:
-    """One replica stands still in a send; the other one delivers the same batch meanwhile."""
+    """One replica hangs in a send. Meanwhile the other one delivers the same batch."""
     one, other = two
     commit(one, events(1, 2))
     place = one.outbox.take("out")
@@ -70,7 +70,7 @@ def a_zombie_settles(two: Two) -> list[str]:
 
 
 def two_deliver(two: Two) -> list[str]:
-    """Two replicas with a contract each: what one settles says nothing of the other."""
+    """Two replicas with a contract each: if one settles its events, those of the other still wait."""
     one, other = two
     (first,) = one.contracts.share(["1", "2"])[:1]
     other.contracts.share(["1", "2"])
@@ -83,7 +83,7 @@ def two_deliver(two: Two) -> list[str]:
 
 
 def the_end_of_the_log_is_lost(two: Two) -> list[str]:
-    """A failover to a standby that knows neither replica: both begin again, and share."""
+    """A failover to a standby without the rows of the replicas: both join again, and share the contracts."""
     one, other = two
     one.contracts.share(["1", "2"])
     other.contracts.share(["1", "2"])
@@ -102,7 +102,7 @@ def the_end_of_the_log_is_lost(two: Two) -> list[str]:
 
 
 def a_zombie_commits(two: Two) -> list[str]:
-    """One replica has read a window and stands still; the other one collects the same entries meanwhile."""
+    """One replica has read a window and hangs. Meanwhile the other one collects the same entries."""
     one, other = two
     claim = one.contracts.claim("1")
     with suppress(LeaseLostError):
@@ -136,7 +136,7 @@ def test_a_mistake_of_a_cluster_put_in_on_purpose_is_found(
 
 
 def _once(two: Two) -> None:
-    """The other replica takes over between the decision and the commit; it itself is not interrupted."""
+    """The other replica takes over between the decision and the commit. Its own commit is not interrupted."""
     if not two[1]._replica:
         take_over(two)
 

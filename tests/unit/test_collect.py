@@ -1,4 +1,4 @@
-"""The collector around its windows: who may collect, what is left out, what it waits for, and what a failure leaves."""
+"""The collector around its windows: who may collect, which entries are left out, its waits, and what a failure leaves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MINUTE = 60
 
 
 class Account(Log):
-    """The API as an account sees it, with the polls that were let in."""
+    """The API of an account. `admits`: whether a poll may begin. `dismissed`: the contracts whose polls are over."""
 
     def __init__(self, *contracts: str) -> None:
         super().__init__(*contracts)
@@ -83,7 +83,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def small_windows() -> Config:
-    """Where ten entries fit into a window."""
+    """A configuration in which a window holds ten entries."""
     config = Config()
     return msgspec.structs.replace(config, api=msgspec.structs.replace(config.api, page_size=10, result_window=10))
 
@@ -306,7 +306,7 @@ def test_a_poll_that_fails_gives_its_turn_back(place: Place) -> None:
     assert (place.log.dismissed, collector.is_busy) == (["1"], False)
 
 
-# What is told
+# Reports
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:

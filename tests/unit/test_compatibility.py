@@ -1,6 +1,6 @@
-"""What 0.1.0 let a user write works unchanged: its configuration, commands and options. tests/data/0.1.0 keeps them.
+"""The configuration, commands and options of 0.1.0 work unchanged. They are kept in tests/data/0.1.0.
 
-test_grafana.py holds the same for its dashboard and alerts, and the tests of the store for its states.
+test_grafana.py checks the same for the dashboard and alerts, and the tests of the store for states.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def test_a_configuration_with_every_key_of_0_1_0_is_read_and_every_value_is_in_e
     def compare(given: Any, found: Any, where: str) -> None:
         if isinstance(given, dict):
             for key, value in given.items():
-                # A header's value is masked; the token of [api] is the only account's.
+                # The value of a header is masked, and the token of [api] moves to the only account.
                 if where != "sinks[0].headers" and (where, key) != ("api", "token_file"):
                     compare(value, found[key], f"{where}.{key}" if where else key)
         elif isinstance(given, list) and given and isinstance(given[0], dict):

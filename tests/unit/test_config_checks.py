@@ -1,4 +1,4 @@
-"""What one value may look like, at its bounds: each check gives the value as it is used, or says what is wrong with it."""
+"""The allowed forms of one value, at their bounds: each check returns the value as it is used, or says what is wrong."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_value_beyond_its_bounds_is_told(check: Callable[[Any], Any], said: st
 
 
 def takes_or_says(check: Callable[[str, object], object], name: str, value: object, said: str) -> None:
-    """The check gives the value back, or, where there are words, raises an error that says them."""
+    """The check returns the value; or, if `said` is given, raises an error that matches it."""
     if said:
         with pytest.raises(BadValueError, match=said):
             check(name, value)
@@ -251,7 +251,7 @@ def test_plain_http_crosses_a_network_unless_it_stays_on_this_machine(url: str, 
 
 
 def without_its_name(value: object) -> str:
-    """An id by which `-k "not postgres"` leaves the test in: it starts no server."""
+    """A test id that `-k "not postgres"` does not exclude, because the test starts no server."""
     return str(value).replace("postgres", "pg")
 
 

@@ -40,7 +40,7 @@ def test_the_example_loads_as_it_is_and_uncommented(tmp_path: Path, path: Path) 
 
 
 class Setting(NamedTuple):
-    """A key of the example, in the table that is begun above it, and the prose above it."""
+    """A key of the example, with its table and the text above it."""
 
     table: str
     prose: str

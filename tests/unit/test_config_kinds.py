@@ -1,4 +1,4 @@
-"""A kind of value is one class: reading, showing, schema and reference know it from its annotation alone."""
+"""A kind of value is one class: reading, showing, schema and reference need only its annotation."""
 
 from __future__ import annotations
 
@@ -75,21 +75,21 @@ def test_a_new_kind_needs_nothing_but_its_class() -> None:
 
 
 def holds(value: object, wanted: tuple[object, ...]) -> bool:
-    """Whether a value is, or holds at any depth, what the file said."""
+    """Whether a value is one of `wanted`, or holds one at any depth."""
     if isinstance(value, dict):
         return any(holds(item, wanted) for item in value.values())
     if isinstance(value, list | tuple):
         return any(holds(item, wanted) for item in value)
     if isinstance(value, msgspec.Struct) and not isinstance(value, Kind):
         return any(holds(getattr(value, name), wanted) for name in value.__struct_fields__)
-    # A type stands for each of its values: a source that is being made cannot be compared yet.
+    # A type in `wanted` matches each of its instances: a source that is being made cannot be compared yet.
     return any(type(value) is one or (type(value) is type(one) and value == one) for one in wanted)
 
 
 def stops(file: Path, wanted: tuple[object, ...], environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(module, function) of each call in the program that got the value or gave it back, in order, while the file is loaded.
+    """(module, function) of each call in the program that received or returned the value during a load, in order.
 
-    The way of a secret ends at `SecretSource.read`, which uses it. A load tries that once; what it calls is not on the way.
+    The way of a secret ends at `SecretSource.read`, which uses it. A load calls that once; its inner calls do not count.
     """
     calls: list[list[Any]] = []
     open_calls: dict[FrameType, list[Any]] = {}
@@ -119,11 +119,11 @@ def stops(file: Path, wanted: tuple[object, ...], environ: Mapping[str, str]) ->
 def walk(
     directory: Path, text: str, wanted: tuple[object, ...], environ: Mapping[str, str] | None = None
 ) -> tuple[list[tuple[str, str]], int]:
-    """The stops of a key, its use included, and how often the way returns to a module that it has left."""
+    """The calls on the way of a key, its use included, and how often the way returns to an earlier module."""
     file = directory / "ionos-poller.toml"
     file.write_text(text)
     file.chmod(0o600)
-    load(file, environ or {})  # what is cached is not on the way
+    load(file, environ or {})  # fills the caches, which do not count
     way = stops(file, wanted, environ or {})
     assert way[0] == ("load", "load")
     modules = [module for module, _ in groupby(module for module, _ in way)]
@@ -158,7 +158,7 @@ SINKS = {
     "archive": 'url = "s3://bucket/x"',
     "stdout": "",
 }
-LONGER = {"loki": 11, "archive": 11}  # a rule of its own besides those of every sink over HTTP; the directory of a URL
+LONGER = {"loki": 11, "archive": 11}  # loki: a rule besides those of all HTTP sinks; archive: the directory of a URL
 
 
 @pytest.mark.parametrize("sink", [struct.type_name() for struct in get_args(AnySink)])

@@ -1,4 +1,4 @@
-"""On which line of the configuration a key stands."""
+"""The line of the configuration that a key is on."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def sink(kind: str, path: str = "") -> str:
     return f'[[sinks]]\nname = "a"\ntype = "{kind}"\nurl = "https://x{path}"\n'
 
 
-# A table, a header that it sets itself, and by what.
+# (table, header that it sets itself, what sets it)
 OWN_HEADERS = [
     *((table, "Content-Type", "the program") for table in (LOKI, LOGGING, MOESIF, sink("otlp"), sink("elasticsearch"))),
     (LOKI, "content-TYPE", "the program"),
@@ -35,14 +35,14 @@ OWN_HEADERS = [
     (sink("opensearch") + 'api_key = "b"\n', "authorization", "api_key"),
 ]
 
-# What has no hint: the message says all.
+# Messages without a hint, because they say everything.
 SAYS_ALL = (
     r"is the same as|^is given without \w+$|whole seconds$|^must |must be text|retry_max$|by the program|control character"
     "|beyond ASCII|is not (a number|a whole number|one of|a duration such as|a size such as)"
     "|name of (a header|an environment variable)"
 )
 
-# Text of the file, path of the problem, part of its message or hint.
+# (test id, text of the file, path of the problem, part of its message or hint)
 PROBLEMS = [
     ("unknown key", '[poll]\nintervall = "60s"', "poll.intervall", "did you mean interval?"),
     ("unknown table", "[pol]\n", "pol", "did you mean poll?"),
@@ -317,13 +317,13 @@ def test_a_problem_is_named_with_its_path(tmp_path: Path, text: str, path: str, 
     assert "canary" not in str(found)
     for problem in found:
         assert is_plain(problem.message), problem
-        if problem.message != "missing":  # there, the hint is the description of the key
+        if problem.message != "missing":  # for that message, the hint is the key's description
             assert is_plain(problem.hint or "none"), problem
             assert problem.hint or re.search(SAYS_ALL, problem.message), problem
 
 
 def test_problems_between_tables_are_told_beside_those_within_them(tmp_path: Path) -> None:
-    """With the paths that they have in the file, however many tables before them are wrong."""
+    """Each problem has its path in the file, even if tables before it are wrong."""
     tables = [
         '[[sinks]]\nname = "x"\ntype = "nope"\n',
         LOKI + "batch_events = 0\n",

@@ -1,4 +1,4 @@
-"""Secrets: never shown, where they come from, and who an account logs in as."""
+"""Secrets: they are never shown; their sources; and what an account logs in with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(tmp_path: Path, text: str, mode: int = 0o600) -> Path:
 
 
 def reveal(config: Config) -> str:
-    """What the first account logs in with: the token, or user:password."""
+    """The login of the first account: the token, or user:password."""
     found = config.accounts[0].credentials()
     if found.token:
         return found.token.reveal()

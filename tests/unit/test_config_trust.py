@@ -1,4 +1,4 @@
-"""Which files may speak for us: a table of owners and modes, and real files for what a table cannot show."""
+"""Which files the program accepts: a table of owners and modes, and real files for what a table cannot show."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def file(owner: int = ME, mode: int = 0o644, group: int = ME) -> Rights:
         (file(owner=0), ETC),
         (file(owner=0), HOME),
         (file(), HOME._replace(owner=0, mode=0o041777)),  # /tmp: only its owner can replace a file
-        (file(mode=0o664), HOME._replace(mode=0o040775)),  # this user's own group, as Ubuntu's umask has it
+        (file(mode=0o664), HOME._replace(mode=0o040775)),  # this user's own group, as with Ubuntu's umask
     ],
 )
 def test_a_file_counts_that_only_root_or_this_user_can_have_written(found: Rights, directory: Rights) -> None:
@@ -202,7 +202,7 @@ def test_a_link_of_another_user_does_not_choose_our_configuration(tmp_path: Path
     os.chown(link, 65_534, -1, follow_symlinks=False)
     with pytest.raises(
         ConfigError, match=r"a link of another user \(uid 65534\)|Permission denied"
-    ):  # or the kernel says so
+    ):  # or the kernel refuses it first
         load(link, {})
 
 
@@ -220,7 +220,7 @@ def test_a_file_of_another_user_is_refused_though_it_can_be_read(key: str, tmp_p
 
 @pytest.fixture
 def kubernetes(tmp_path: Path) -> Iterator[Path]:
-    """A volume as Kubernetes mounts a Secret: links to files of mode 0644 in a directory that all may write, and read-only."""
+    """A volume as Kubernetes mounts a Secret: read-only, with links to files of mode 0644 in a directory that all may write."""
     volume = tmp_path / "secret"
     volume.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", volume], check=False).returncode:

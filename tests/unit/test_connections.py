@@ -1,4 +1,4 @@
-"""Connections: an answer has a deadline in all its parts, the final one is taken, and nothing is done that was not asked for."""
+"""Connections: each part of an answer has a deadline, only the final answer counts, and no redirect or cookie is used."""
 
 from __future__ import annotations
 
@@ -214,11 +214,11 @@ def test_many_workers_are_each_given_their_own_answer(serve: Callable[..., RawSe
     assert (wrong, len(server.asked)) == ([], 160)
 
 
-# One answer by itself, from a socket whose other end is ours
+# One answer, from a socket whose other end is ours
 
 
 class Wire:
-    """Both ends of a connection, and the clock that its deadlines are taken from."""
+    """Both ends of a connection, and the clock for its deadlines."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
@@ -226,7 +226,7 @@ class Wire:
         self.now = 100.0
 
     def answer(self, data: bytes) -> RawAnswer:
-        """What is made of an answer, up to its body. Nothing follows it."""
+        """Read an answer up to its body. The connection ends after `data`."""
         self.theirs.sendall(data)
         self.theirs.shutdown(socket.SHUT_WR)
         answer = RawAnswer(self.ours, method="GET")
@@ -374,7 +374,7 @@ def test_a_connection_is_not_used_again_where_a_204_says_that_it_has_a_body(
     answer.close()
 
 
-# One connection by itself
+# One connection
 
 
 def test_a_connection_that_is_at_its_age_is_closed_after_its_answer(
@@ -411,7 +411,7 @@ def test_what_waits_in_the_kernel_is_bounded_and_so_is_an_answer_on_a_connection
 
 
 def test_the_time_to_connect_is_that_for_the_proxy_and_for_tls_too() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes a connection, and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts a connection and sends nothing
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         for host, proxies in ((address, {}), ("api.example:443", {"https": f"http://{address}"})):
             transport = Transport(timeout_seconds=(0.1, 1.0), send_timeout_seconds=1.0, proxies=proxies)

@@ -1,4 +1,4 @@
-"""Copying a state, with both sides played: what is refused before anything is written, and what is told on the way."""
+"""Copying a state, with two fake sides: what is refused before anything is written, and how progress is reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Dump:
 
 
 class Side:
-    """A place with dumps, or one that takes rows so many at a time."""
+    """A source with dumps, or a target that loads rows in `steps`."""
 
     place = "state/"
 

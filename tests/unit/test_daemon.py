@@ -1,4 +1,4 @@
-"""The daemon in this process, with sinks that do as they are told: what a reload and a worker that is stuck come to."""
+"""The daemon in this process, with sinks that a test controls: the effect of a reload, of a stuck worker, of a full disk."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ QUIET = Config(http=Http(listen=""))
 
 
 class Sink(StdoutSink):
-    """Takes everything; its start goes as `resumed` says."""
+    """Accepts everything, or answers as `sent` says. `resumed` is called at its start."""
 
     def __init__(self, resumed: Callable[[], None] = lambda: None, sent: Callable[[], Outcome] = Accepted) -> None:
         super().__init__(PRINTED)
@@ -62,7 +62,7 @@ class Sink(StdoutSink):
 
 
 class Api:
-    """An account that hangs where it is asked for contracts."""
+    """An account that calls `asked`, which may hang, before it lists contracts. It never gives a page."""
 
     clock_skew_seconds = 0.0
 
@@ -91,7 +91,7 @@ class Api:
 
 
 class Ear(Notifier):
-    """Keeps what systemd would be told."""
+    """Keeps the messages for systemd."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -111,7 +111,7 @@ def signals() -> Iterator[None]:
 
 
 class Running:
-    """A daemon of this process; `during` is what happens to it, in a thread, until it is told to stop."""
+    """A daemon in this process. `during` runs in a thread after its start; then the daemon is stopped."""
 
     def __init__(
         self, directory: Path, sinks: Sequence[Sink], api: Api | None = None, config: Config = QUIET, **options: Any
@@ -257,7 +257,7 @@ def test_a_disk_that_is_full_is_told_until_it_is_not(tmp_path: Path) -> None:
 
 
 def fill(state: State) -> None:
-    """An event to deliver to each sink that is known by now."""
+    """Commit one event for each sink that is registered so far."""
     state.contracts.enrol(["1"], "gone", 0, 0)
     event = Event(1_000_000, bytes(16), b"{}", True, True)
     commit(state, [event], window=Window(0, 9), now=9)
@@ -331,7 +331,7 @@ def test_every_job_catches_up_in_one_step_with_a_clock_set_forward_by_a_year(tmp
 
 
 def asked(path: Path, target: str) -> tuple[int, dict[str, str], bytes]:
-    """What an endpoint at a socket answers."""
+    """The answer of an endpoint at a socket: status, headers, body."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(10)
         channel.connect(str(path))
@@ -394,7 +394,7 @@ def test_all_of_it_is_answered_at_its_endpoint(tmp_path: Path) -> None:
 
 
 def test_a_state_that_can_be_read_and_takes_no_writes_is_not_available(tmp_path: Path) -> None:
-    # A database that was set read-only as its disk was full: no alert said that nothing is collected.
+    # A database once became read-only because its disk was full, and no alert said that nothing was collected.
     running = Running(tmp_path, [Sink()])
     metrics = running.daemon.metrics
     answers = [StateUnavailableError("it takes no writes"), None]
@@ -468,7 +468,7 @@ def test_a_reload_that_changes_how_the_state_is_reached_says_that_it_needs_a_res
     changes: dict[str, Any],
     keys: str | None,
 ) -> None:
-    # A state in files stands for the database: what is told follows from the configuration alone.
+    # A state in files replaces the database here, because the message depends on the configuration alone.
     place = SimpleNamespace(place="postgresql://db:5432/p")
     monkeypatch.setattr("poller.service.daemon.stores_of", lambda config: place)
     password = SecretSource("file", "/etc/old", path="state.password")
@@ -592,7 +592,7 @@ def test_a_scheduler_that_ticks_no_more_is_told(tmp_path: Path, monkeypatch: pyt
 def test_a_tick_that_waits_for_the_state_is_no_end_of_the_ticking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A database that stands still is not mended by a restart of all that wait for it.
+    # Restarting the replicas does not repair a database that hangs.
     running = Running(tmp_path, [Sink()])
     later = time.monotonic() + 45
     healths: list[Health] = []

@@ -1,4 +1,4 @@
-"""The deliverer: what it does with what a sink took, in part or not at all, and what a full disk changes."""
+"""The deliverer: what it does if a sink accepts all, a part or nothing of a batch, and what a full disk changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVENTS = [Event(second * 1_000_000, bytes([second]) * 16, b"{}", True, True) for
 
 
 class Taking(StdoutSink):
-    """Takes everything, and keeps it."""
+    """Accepts everything and keeps it."""
 
     def __init__(self) -> None:
         super().__init__(PRINTED)
@@ -80,7 +80,7 @@ def test_an_event_that_was_neither_taken_nor_refused_cannot_leave_the_outbox(
     state.contracts.enrol([CONTRACT], "default", 0, 0)
     commit(state, EVENTS, contract=CONTRACT, window=Window(0, 9), now=9)
     with monkeypatch.context() as patch:
-        # A mistaken decision: to settle a batch of which one event must be sent again.
+        # A wrong decision: it settles a batch although one event must be sent again.
         patch.setattr("poller.pipeline.deliver.decide", lambda *args, **options: Settle({}, (1,), 200))
         with pytest.raises(RuntimeError, match="neither taken nor refused"):
             deliverer.step()
@@ -90,7 +90,7 @@ def test_an_event_that_was_neither_taken_nor_refused_cannot_leave_the_outbox(
 
 
 class Scripted(StdoutSink):
-    """Answers as `answer` says, and remembers how many events each send had."""
+    """Answers as `answer` says, and keeps the number of events of each send."""
 
     def __init__(self, answer: Callable[[Sequence[OutboxEvent]], Outcome], **settings: Any) -> None:
         super().__init__(Settings(**{"name": "out", "batch_age_seconds": 0.0, **settings}))
@@ -133,7 +133,7 @@ def collect(state: State, count: int, start: int = 1) -> None:
 
 
 def run(deliverer: Deliverer, clock: Clock, sends: int = 1000, *, until: Callable[[], bool] = lambda: False) -> None:
-    """Deliver until nothing waits, within a number of steps, the clock moved on over each wait."""
+    """Deliver until nothing waits, in at most `sends` steps. The clock moves over each wait."""
     for _ in range(sends):
         wait = deliverer.step().wait_seconds
         if wait is None or until():
@@ -347,7 +347,7 @@ def test_a_place_that_was_lost_drops_what_is_in_flight_and_is_taken_anew(state: 
         if lost and lost.pop():
             place = deliverer._held()
             assert place is not None
-            place.release()  # as another replica takes it over while this one sends
+            place.release()  # as if another replica took it over during this send
         return Accepted()
 
     sink = Scripted(lose)
@@ -400,7 +400,7 @@ def test_nothing_is_sent_once_the_place_is_lost(state: State, clock: Clock) -> N
 
 
 class Network(Sink):
-    """A sink on the other side of a network, which answers as `answer` says."""
+    """A sink on a network, which answers as `answer` says."""
 
     def __init__(self, answer: Callable[[Sequence[OutboxEvent]], Outcome] = lambda events: Accepted(), **settings: Any):
         super().__init__(HttpSink(**{"name": "out", "url": "http://x", "batch_age_seconds": 0.0, **settings}))
@@ -560,7 +560,7 @@ def test_a_batch_in_parts_is_settled_part_by_part(state: State, clock: Clock) ->
     assert sink.sizes == [1, 2]
 
 
-# Its place
+# The place of a sink
 
 
 def test_a_place_is_one_deliverers_until_it_gives_it_back(state: State, clock: Clock) -> None:
@@ -589,7 +589,7 @@ def test_a_place_is_free_again_where_its_output_cannot_be_gone_on_with(state: St
 
 
 class Written(OwnOutput):
-    """A sink with an output of its own: how long it is, goes into the state."""
+    """A sink with an output of its own, whose length is stored in the state."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(FileSink(name="out", path="a.ndjson", batch_age_seconds=0.0, **settings))
@@ -651,7 +651,7 @@ def test_where_every_machine_writes_a_part_there_is_no_one_offset(state: State, 
 
 
 def test_a_sink_with_an_output_of_its_own_has_one_order_of_all(state: State, clock: Clock) -> None:
-    """So a contract that it does not take is waited for; to others on a network, it waits on its own."""
+    """Such a sink waits for a contract that it does not take. A sink on a network postpones that contract alone."""
     state.contracts.enrol(["2"], "default", 0, 0)
     for sink, postponed in ((Scripted(lambda events: RetryAfter("no"), name="a"), 0), (Network(name="b"), 2)):
         sink.answer = sink._answer = lambda events: RetryAfter("no")  # type: ignore[union-attr]

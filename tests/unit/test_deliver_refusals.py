@@ -1,4 +1,4 @@
-"""The deliverer and what is refused: events that are too large, too many, or not wanted at all, and what the books say of it."""
+"""The deliverer and refusals: events that are too large, too many, or refused for good, and how the books count them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOW = 1000.0
 
 
 class Side(StdoutSink):
-    """The other side, which answers as `judge` says, and keeps the lines of every send."""
+    """A receiver that answers as `judge` says, and keeps the lines of every send."""
 
     def __init__(self, judge: Callable[[Sequence[bytes]], Outcome], **settings: Any) -> None:
         super().__init__(Settings(**{"name": "out", "batch_age_seconds": 0.0, **settings}))
@@ -52,7 +52,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 
 def deliverer_of(state: State, side: Side, lines: Sequence[bytes], **options: Any) -> Deliverer:
-    """A deliverer with these events before it, one second each, collected at second 9."""
+    """A deliverer with these events to send: one each second from 1 on, all collected at second 9."""
     deliverer = Deliverer(state.outbox, side, clock=options.pop("clock", lambda: NOW), **options)
     events = [
         Event(number * 1_000_000, number.to_bytes(16), line, True, True) for number, line in enumerate(lines, start=1)
@@ -62,7 +62,7 @@ def deliverer_of(state: State, side: Side, lines: Sequence[bytes], **options: An
 
 
 def delivered(deliverer: Deliverer) -> int:
-    """Deliver until nothing waits; how many events were settled."""
+    """Deliver until nothing waits.  Returns: the number of settled events."""
     settled = 0
     for _ in range(1000):
         result = deliverer.step(is_last=True)

@@ -1,4 +1,4 @@
-"""The sinks of a daemon: each has a thread, its place in the state, and what goes wrong of it; a successor gets its place."""
+"""The sinks of a daemon: each has a thread, a place in the state, and failures of its own. A successor gets the places."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support import wait_until
 
 
 class Taking(StdoutSink):
-    """Keeps what it is sent; answers as a test says."""
+    """Answers as a test says, and keeps the lines that it accepted."""
 
     def __init__(self, name: str, sent: Callable[[], Outcome] = Accepted) -> None:
         super().__init__(Settings(name=name, batch_age_seconds=0.0))

@@ -1,4 +1,4 @@
-"""What follows from how a send ended, and how long to wait: as tables and as bounds."""
+"""What follows from the outcome of a send, and how long to wait, as tables and bounds."""
 
 from __future__ import annotations
 
@@ -163,5 +163,5 @@ def test_a_wish_is_a_floor_and_is_missed_by_no_more_than_a_tenth_or_the_backoff(
 
 @given(attempt=st.integers(1, 100), random=st.floats(0.01, 1, exclude_max=True))
 def test_a_wish_for_no_wait_at_all_does_not_switch_the_backoff_off(attempt: int, random: float) -> None:
-    # `Retry-After: 0`, or a date that has passed by our clock, with every answer: that would be a busy loop.
+    # Otherwise answers with `Retry-After: 0`, or with a date that our clock has passed, would cause a busy loop.
     assert POLICY.wait_seconds(attempt, lambda: random, 0.0) == POLICY.wait_seconds(attempt, lambda: random)

@@ -1,4 +1,4 @@
-"""Which contracts are collected, through which account, and from when a new one is."""
+"""Which contracts are collected, through which account, and from which time on a new one is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DOWN = TransientError("down (500)", status=500)
 
 
 class Account:
-    """What one account lists, and which contracts it may read."""
+    """An account: the contracts that it lists, and those that it may not read."""
 
     clock_skew_seconds = 0.0
 
@@ -147,7 +147,7 @@ def test_each_account_has_looks_of_its_own(world: World) -> None:
     assert world.rows["2"].origin == NOW + 7200 - LOOKBACK
 
 
-# A list that does not show what is named
+# A list without a named contract
 
 
 @pytest.mark.parametrize("listed", [["1"], [], DENIED, NOT_FOUND])
@@ -210,7 +210,7 @@ def test_where_one_account_may_not_read_a_contract_the_other_is_asked(world: Wor
     assert world.rows["1"].account == "b"
     assert world.poll(60)["1"].failure is None
     assert set(world.accounts["a"].asked) == {"1"}
-    assert len(world.accounts["a"].asked) <= 3  # once more, and for the present; and then the other goes on
+    assert len(world.accounts["a"].asked) <= 3  # the window twice and the present once, then the other account
 
 
 def test_a_failure_that_is_not_about_access_is_left_with_its_account(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The documentation says what the code does, where that can be checked."""
+"""The documentation agrees with the code, as far as a test can check it."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def test_the_program_reads_every_variable_that_the_manual_page_names() -> None:
     source = "\n".join(path.read_text() for path in (TOP / "poller").rglob("*.py"))
     names = {name for names in man_page.ENVIRONMENT for name in names.split(", ")}
     for name in names - {"IONOS_POLLER_SECTION__KEY"}:
-        assert name in source or name.lower() in source, name  # proxies are read in small letters, too
+        assert name in source or name.lower() in source, name  # proxies are read in lower case, too
 
 
 def anchors(page: Path) -> set[str]:
-    """Where a link may lead to in a page, as GitHub makes it of headings."""
+    """The anchors in a page, as GitHub makes them from its headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -223,7 +223,7 @@ LITERARY = (
     "may this user", "is it the right file", "sees to", "hence", r"made, where",
     "what lies in between", "loudly", "such as differ", "told from [0-9]+", "out of our sight", "not for sale",
 )  # fmt: skip
-# What keeps its word: bytes that are part of an entry's identity, and this list.
+# Files that keep such words: bytes that are part of an entry's identity, and this list.
 KEPT = {"poller/core/events.py", "tests/unit/test_docs.py"}
 READ = ("poller", "tests", "docs", "man", "grafana", "fluent-bit", "systemd", "kubernetes", "opensearch")
 SUFFIXES = {".py", ".md", ".1", ".toml", ".conf", ".yaml", ".service", ""}
@@ -244,7 +244,7 @@ def test_words_that_were_replaced_by_plain_ones_do_not_come_back() -> None:
 
 
 def test_what_the_program_says_to_do_is_no_question() -> None:
-    """But a suggestion of a word, and what a person has to confirm."""
+    """Exceptions: suggestions of a word, and questions that a person has to confirm."""
     asked = {
         "Do this?",
         "'?",
@@ -259,7 +259,7 @@ def test_what_the_program_says_to_do_is_no_question() -> None:
         docstrings = {ast.get_docstring(part, clean=False) for part in parts}
         for node in ast.walk(tree):
             text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-            is_pattern = "[" in text  # of a regular expression
+            is_pattern = "[" in text  # a regular expression
             if re.search(r"[\w'`]\?( |$)", text) and not is_pattern and text not in docstrings | asked:
                 found.append(f"{path.name}:{node.lineno}: {text}")
     assert found == []

@@ -1,4 +1,4 @@
-"""A file or directory that is named by an empty text, as a shell does where a variable is not set, is refused everywhere."""
+"""An empty name of a file or directory, as from an unset shell variable, is refused everywhere."""
 
 from __future__ import annotations
 

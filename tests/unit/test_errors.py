@@ -1,4 +1,4 @@
-"""How an error reads, and which exit code it ends a command with."""
+"""The text of an error, and the exit code of a command that fails with it."""
 
 from __future__ import annotations
 

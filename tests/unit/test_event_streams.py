@@ -1,4 +1,4 @@
-"""The API of Event Streams against a fake of the other side: cluster, user, what it logs in with, and every bad answer."""
+"""The client of Event Streams against a fake API: cluster, user, login, and every bad answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CA, CERTIFICATE, KEY = (
 
 
 class Answering(Transport):
-    """Gives to each path its list of items in pages, or the one answer it has; keeps what was asked."""
+    """Answers each path with a page of its list, or with its only answer. It keeps the requests."""
 
     def __init__(self, answers: Mapping[str, object]) -> None:
         super().__init__()

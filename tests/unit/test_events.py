@@ -1,4 +1,4 @@
-"""What the API's answers become: shapes, totals, identities, times, and lines that are faithful to the byte."""
+"""Events from answers of the API: shapes, totals, identities, times, and lines that keep every byte."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from poller.core.mapping import format_time_us
 
 
 def hits(*entries: str, total: str | None = None) -> bytes:
-    """An answer in the API's own shape. An entry that starts with `{"_` is taken for a whole hit."""
+    """An answer in the API's own shape. An entry that starts with `{"_` is used as a whole hit."""
     elements = [entry if entry.startswith('{"_') else f'{{"_source":{entry}}}' for entry in entries]
     count = f'"total":{total},' if total is not None else ""
     return f'{{"hits":{{{count}"hits":[{",".join(elements)}]}}}}'.encode()
@@ -429,7 +429,7 @@ def test_an_entry_with_a_lone_surrogate_in_its_id_is_the_same_whatever_else_is_o
 
 
 def test_an_identity_is_the_same_in_every_version() -> None:
-    # Ledgers hold them: one that changes makes every entry of the overlap a new one.
+    # Ledgers hold identities. If they changed, every entry of the overlap would be new.
     identified = only(b'[{"@uuid":"6a1b7c7e-0000-4000-8000-000000000000","n":1}]')
     assert identified.identity.hex() == "c9141de7ef28583b84dd3c124eb13210"
     assert only(b'[{"_id":"h1","_source":{"n":1.10}}]').identity.hex() == "6e682cff521d832f4ebaabcd6e186ccb"
@@ -581,7 +581,7 @@ def test_bytes_that_are_not_utf8_are_replaced_and_the_page_says_so() -> None:
 
 
 def test_a_body_that_mending_makes_too_large_is_refused_and_one_that_fits_is_mended_across_its_pieces() -> None:
-    text = b"\xe2\x82" + "€".encode() * 500_000 + b"\xff"  # no piece of a mebibyte ends where a character does
+    text = b"\xe2\x82" + "€".encode() * 500_000 + b"\xff"  # no piece of 1 MiB ends where a character ends
     body = b'[{"@uuid":"a","s":"%s"}]' % text
     mended = body.decode("utf-8", "replace").encode()
     assert parse_page(body, len(mended)).events[0].line == mended[1:-1]

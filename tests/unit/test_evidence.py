@@ -210,7 +210,7 @@ def test_digests_before_the_first_signature_are_proven_by_it_and_later_ones_need
     for key in (None, signer()):
         report = verify(place, key=key)
         assert (report.findings, report.signed_from, report.keys) == ([], 3, [fingerprint(signer().key)])
-    # The one that is signed has the hash of what is before it.
+    # The signed digest has the hash of the digest before it.
     digest = decode(place.objects[digest_key(1)])
     before = place.objects[digest_key(1)]
     place.objects[digest_key(1)] = encode(msgspec.structs.replace(digest, program="another"))
@@ -271,7 +271,7 @@ def test_a_copy_of_a_digest_is_named_where_it_lies_and_counted_once(other: int) 
     assert "was moved: it is digest 3" in findings[digest_key(other)]
     assert "signature" not in findings.get(digest_key(3), "")
     assert signature_key(3) not in findings
-    if other > 5:  # all else is as it was
+    if other > 5:  # everything else is unchanged
         assert findings[signature_key(other)] == "is missing"
         assert (report.entries, report.objects, report.complete) == (before.entries, before.objects, before.complete)
         assert not {digest_key(number) for number in range(1, 6)} & findings.keys()
@@ -377,7 +377,7 @@ def test_a_file_that_is_no_key_is_told_by_its_name_without_its_content(tmp_path:
     path.chmod(0o600)
 
     def refusals() -> Iterator[tuple[str, str]]:
-        """What is told of reading the private and the public key: where it is wrong, and all of it."""
+        """The path and the whole text of the error from reading the private, then the public key."""
         for read in (lambda: read_signer(path, "evidence.signing_key_file"), lambda: read_public_key(path)):
             with pytest.raises(ConfigError) as told:
                 read()

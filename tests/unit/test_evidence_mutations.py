@@ -1,4 +1,4 @@
-"""A program changes one thing of an archive at a time, thousands of times: each change is found and named."""
+"""About 2,000 random changes to an archive, one at a time: each is found and named."""
 
 from __future__ import annotations
 

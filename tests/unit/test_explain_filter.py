@@ -1,4 +1,4 @@
-"""`fetch --explain-filter`: which account is asked for a contract, and where the list of contracts is not whole."""
+"""`fetch --explain-filter`: which account is asked for a contract, and what it says if the list of contracts is incomplete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENTRY = b'{"hits":{"total":1,"hits":[{"_source":{"@uuid":"1","meta":{"time":"202
 
 
 class Account:
-    """What one account lists, and why it gives no entries."""
+    """An account: the contracts that it lists, and the error that it gives instead of entries."""
 
     clock_skew_seconds = 0.0
 
