@@ -1,4 +1,4 @@
-"""A state to try the store with, where a test asks for one: on every backend, unless the test is about one of them."""
+"""A state for tests of the store: on every backend, unless the test is about one of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _numbers = count()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that asks for a `state` on both backends, or on those that its mark `backends` names."""
+    """Run a test that uses a `state` on both backends, or on those that its mark `backends` names."""
     if "backend" in metafunc.fixturenames:
         mark = metafunc.definition.get_closest_marker("backends")
         metafunc.parametrize("backend", mark.args if mark else ("sqlite", "postgres"))
@@ -29,14 +29,14 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def some_stores(backend: str, directory: Path, request: pytest.FixtureRequest) -> Stores:
-    """States of several uses; in PostgreSQL those of other tests are among them."""
+    """States of several uses. In PostgreSQL, the states of other tests are among them."""
     stores: Stores = FileStores(directory) if backend == "sqlite" else request.getfixturevalue("postgres_stores")
     return stores
 
 
 @pytest.fixture
 def opened(backend: str, directory: Path, request: pytest.FixtureRequest) -> Callable[[], State]:
-    """Opens the same new state each time, empty at first."""
+    """Opens the same state each time. It is new and empty at first."""
     if backend == "sqlite":
         return lambda: open_state(directory)
     use = f"test-{next(_numbers)}"

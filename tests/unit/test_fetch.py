@@ -1,4 +1,4 @@
-"""The use case behind `fetch`: one poll of everything, delivered, and an end to identities that are old enough."""
+"""The use case behind `fetch`: it polls everything once, delivers it, and forgets identities that are old enough."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_only_what_was_asked_for_is_fetched_and_a_failure_is_told(fresh: State) 
 def test_what_an_earlier_run_has_left_of_a_contract_that_is_not_polled_any_more_is_delivered(
     opened: Callable[[], State],
 ) -> None:
-    # In a database nobody held the contract, so that its entries were never printed.
+    # In a database, no replica held the contract, so its entries were once never printed.
     log, sink = Log("1"), Taking()
     with closing(opened()) as state:
         state.outbox.register("stdout", "stdout")

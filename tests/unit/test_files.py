@@ -1,4 +1,4 @@
-"""Files that are written whole, that last, and that are ours, on a real disk; where it takes another user, as root only."""
+"""Files on a real disk: written whole, durable, and owned by this user. Tests that need another user run only as root."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def none_is_left_open() -> Iterator[None]:
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of the files and directories that were brought to the disk, in order."""
+    """The inode numbers of the files and directories that were synced to the disk, in order."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     return synced
@@ -184,7 +184,7 @@ def test_links_of_ours_on_the_way_are_followed(tmp_path: Path, monkeypatch: pyte
 
 
 def chain(directory: Path, count: int) -> Path:
-    """A path with so many links to follow."""
+    """A path that leads through `count` links."""
     (directory / "link-0").mkdir()
     for number in range(1, count + 1):
         (directory / f"link-{number}").symlink_to(f"link-{number - 1}")

@@ -1,4 +1,4 @@
-"""Which entries the rules of `[filter]` let pass, and what is said of those they do not."""
+"""Which entries the rules of `[filter]` let pass, and what is reported about the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENTRY = {
 
 
 def line_of(**changes):
-    """The entry with the values at these dotted paths (`__` for a dot)."""
+    """The entry with these values; a name is a dotted path, with `__` for a dot."""
     entry = json.loads(json.dumps(ENTRY))
     for path, value in changes.items():
         *above, last = path.split("__")
@@ -189,7 +189,7 @@ def test_a_nasty_pattern_takes_no_time():
     assert not is_matched({"username": "*a" * 30 + "b"}, line_of(principal__identity__username="a" * 5000))
 
 
-# The reader behind it
+# The reader of fields
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_fields_are_read_by_path(paths, line, expected):
     assert list(Fields(paths).read(line)) == expected
 
 
-# Fields of entries that have another shape than most
+# Fields of entries with an unusual shape
 
 ODD = ["a", "a.b"]  # one path ends inside the other: no shape holds both
 

@@ -1,6 +1,6 @@
-"""What Fluent Bit refuses, or ignores, is told by `check --fluent-bit` where no Fluent Bit can be asked, and nothing else is.
+"""`check --fluent-bit` reports what Fluent Bit refuses or ignores, and nothing else, even if it is not installed.
 
-Each change was tried with Fluent Bit 5.1.1. tests/integration/test_fluent_bit.py asks it again where it is installed.
+Each change was tried with Fluent Bit 5.1.1. tests/integration/test_fluent_bit.py tries it again if it is installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILES = TOP / "fluent-bit"
 
 @pytest.fixture(autouse=True)
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A path with an `ionos-poller` that starts, and with no Fluent Bit."""
+    """A PATH with an `ionos-poller` that starts, and without Fluent Bit."""
     directory = tmp_path / "bin"
     directory.mkdir()
     (directory / "ionos-poller").write_text("#!/bin/sh\n")
@@ -134,7 +134,7 @@ def test_the_tables_hold_together() -> None:
     assert [word for word in words if word != word.lower()] == []
 
 
-# An installed one
+# An installed Fluent Bit
 
 
 def fake(directory: Path, script: str) -> None:
@@ -154,7 +154,7 @@ def test_an_installed_fluent_bit_is_asked_and_its_word_counts(tmp_path: Path, pr
     (found,) = checked(tmp_path, changed("push.conf", "    URI ", "    Newest_Key x\n    URI "))
     assert (found.level, "fluent-bit --dry-run takes it" in found.message) == ("ok", True)
     assert (program / "asked").read_text() == f"--dry-run -c {(tmp_path / 'fluent-bit.conf').resolve()}"
-    # Values it does not look at.
+    # Fluent Bit does not check these values.
     (found,) = checked(tmp_path, changed("push.conf", "compress          gzip", "compress gz"))
     assert (found.level, "gz is none of" in found.message) == ("fail", True)
     fake(program, REFUSE)

@@ -1,4 +1,4 @@
-"""Following contracts without a state: what is new is shown once, oldest first, and what fails stops nothing else."""
+"""Following contracts without a state: new entries are shown once, oldest first, and a failure stops nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DOWN = TransientError("down (500)", status=500)
 
 
 class Account:
-    """What one account lists, and the times of the entries that each contract shows."""
+    """An account: the contracts that it lists, and the times of the entries of each."""
 
     clock_skew_seconds: float | None = 0.0
 
@@ -40,7 +40,7 @@ class Account:
 
     def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         if contract in self.failing:
-            raise copy.copy(self.failing[contract])  # who is told of it adds to its words
+            raise copy.copy(self.failing[contract])  # the caller changes the error
         self.windows.append(window)
         times = [at for at in self.entries.get(contract, ()) if window.start <= at < window.end]
         hits = [{"_source": {"@uuid": f"{contract}-{at}", "meta": {"time": format_time(at)}}} for at in times]
@@ -220,7 +220,7 @@ def test_a_clock_that_goes_back_asks_for_nothing_and_loses_nothing() -> None:
 
 
 class Broken(Account):
-    """An account that answers each query which touches a span with an error."""
+    """An account that fails each query of contract 1 that touches a span."""
 
     def __init__(self, span: Window, error: PollerError, **entries: Sequence[int]) -> None:
         super().__init__(**entries)

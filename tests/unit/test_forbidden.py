@@ -69,7 +69,7 @@ def test_events_that_a_firewall_blocks_become_dead_letters_and_all_others_are_de
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collect(state, *range(1, 21))
     deliver(deliverer, clock, 3600.0)
-    # Events that follow show that the credentials are accepted, where none of a batch could.
+    # Later events show that the credentials are accepted, if no event of a batch could show it.
     for number in range(21, 80):
         collect(state, number)
         deliver(deliverer, clock, 3600.0)
@@ -128,7 +128,7 @@ def test_a_single_event_that_is_answered_with_403_waits_until_another_one_is_acc
     collect(state, 1)
     assert not deliver(deliverer, clock, 86_400.0)
     assert dead(state) == []
-    for number, letters in ((2, []), (3, [1])):  # each accepted one is followed by one more attempt
+    for number, letters in ((2, []), (3, [1])):  # after each accepted event, event 1 is tried again
         collect(state, number)
         deliver(deliverer, clock, 86_400.0)
         assert dead(state) == letters

@@ -1,4 +1,4 @@
-"""A command that was forked is as one that was started: only quicker."""
+"""A forked command behaves like a started one, but is faster."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _simulator(directory: Path, environment: dict[str, str]) -> Any:
         command, cwd=directory, env=ENVIRONMENT | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
-    process.stdout.readline()  # it is up
+    process.stdout.readline()  # it has started
     return process
 
 
@@ -108,7 +108,7 @@ def test_one_that_is_measured_counts_what_it_runs_itself(tmp_path: Path) -> None
     measured.combine([str(tmp_path)])
     ran = {Path(file).name: measured.get_data().lines(file) for file in measured.get_data().measured_files()}
     assert ran["config.py"]
-    assert not ran["deliver.py"]  # it is imported there, and runs not a line
+    assert not ran["deliver.py"]  # the template has imported it, and none of its lines run
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""OCSF and ECS: each part of an event, and what is not said of an entry that does not say it."""
+"""OCSF and ECS: each part of an event, and the fields that are left out if the entry has no value for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.formats import ecs_problems, lost, ocsf_problems
 UUID = "6a1b7c7e-0000-4000-8000-00000000000a"
 AT = "2026-05-01T07:42:20.530Z"
 AT_MS = 1_777_621_340_530
-WHOLE_MS = 1_777_621_340_000  # as the program gives one to an entry without a usable time
+WHOLE_MS = 1_777_621_340_000  # as the program sets it for an entry without a usable time
 CONTRACT = "31960001"
 ENTRY = {
     "@uuid": UUID,
@@ -402,7 +402,7 @@ def test_an_id_that_was_redacted_tells_events_apart_all_the_same(kind):
         made, seen = json.loads(OCSF.make(event)), json.loads(ECS.make(event))
         assert made == json.loads(OCSF.map(event))
         assert made["metadata"]["uid"] == seen["event"]["id"]
-        if kind != "hashed":  # a hash is an id as well
+        if kind != "hashed":  # a hashed id is still used as the id
             assert made["metadata"]["uid"] == event.identity.hex()
         assert ("@uuid" in made.get("unmapped", {})) == (kind == "mask")
         assert lost(event.line, OCSF.make(event)) == lost(event.line, ECS.make(event)) == []

@@ -1,4 +1,4 @@
-"""Gaps that are tried again: what of them can be read by now is found, wherever it lies, and a try costs two requests at most."""
+"""Gaps that are tried again: readable parts are found anywhere in a gap, and a try costs at most two requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY = 24 * H
 
 
 class Api(Log):
-    """An entry every minute, or every `every` seconds; queries for what is in `bad` are refused, or fail."""
+    """An API with an entry every `every` seconds. Queries that touch a span in `bad` are refused, or fail (`is_failing`)."""
 
     def __init__(self, every: int = 60) -> None:
         super().__init__("1")
@@ -69,7 +69,7 @@ class Place:
         return Prepared(events)
 
     def poll(self) -> int:
-        """A poll, in which all gaps that are left are due; its requests."""
+        """Poll with all remaining gaps due.  Returns: the number of requests."""
         assert self.collector is not None
         for gap in self.state.gaps.find("1"):
             self.state.gaps.retry(gap.id, int(self.api.now))

@@ -1,4 +1,4 @@
-"""The daemon's own endpoint is asked anything at all: it answers those who ask properly, and prints nothing."""
+"""The daemon's own endpoint under hostile requests: it still answers the valid ones, and prints nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def get(endpoint: Endpoint, path: str) -> tuple[int, bytes]:
 
 
 def say(endpoint: Endpoint, request: bytes) -> bytes:
-    """What is answered to these bytes, up to the end of the connection."""
+    """The answer to these bytes, up to the end of the connection."""
     with socket.create_connection(("127.0.0.1", endpoint.port), timeout=15) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)

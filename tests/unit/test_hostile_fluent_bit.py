@@ -1,4 +1,4 @@
-"""A Fluent Bit configuration that is none, or means harm, is told in one problem, and soon."""
+"""An invalid or malicious Fluent Bit configuration is quickly reported as one problem."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIGITS = "9" * 5000
 
 
 def laughs(count: int) -> str:
-    """Aliases of aliases: nine to the power of `count` words, if anybody wrote them out."""
+    """Aliases of aliases: expanded, about nine to the power of `count` words."""
     lines = ["a0: &a0 [x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, count)]
     return "\n".join([*lines, f"pipeline: {{inputs: [{{name: *a{count - 1}, command: *a{count - 1}}}]}}"])

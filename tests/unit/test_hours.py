@@ -1,4 +1,4 @@
-"""What the page and `status --json` say of each of the last 24 hours of a contract."""
+"""What the page and `status --json` show for each of the last 24 hours of a contract."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def hour(number: int) -> Window:
 
 
 def runs(found: list[str]) -> list[tuple[str, int]]:
-    """Equal neighbours counted."""
+    """Each run of equal states, with its length."""
     result: list[tuple[str, int]] = []
     for state in found:
         count = result.pop()[1] if result and result[-1][0] == state else 0

@@ -1,4 +1,4 @@
-"""Books that do not balance are told by each command that looks at them, and are its exit code."""
+"""Each command that checks the books reports an imbalance, also by its exit code."""
 
 from __future__ import annotations
 

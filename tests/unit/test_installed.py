@@ -1,4 +1,4 @@
-"""Hints that say what to install: as this program was installed itself."""
+"""Hints about what to install: they match how this program was installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from poller.config.installed import how_to_add, source
 
 
 class Distribution(NamedTuple):
-    """What pip wrote down of where it took a package from (PEP 610)."""
+    """pip's record of where it took a package from (PEP 610)."""
 
     told: str | None
 

@@ -1,4 +1,4 @@
-"""The jobs of a schedule: what the errors of each mean, and when they run. The scheduler is looked at, and not started."""
+"""The jobs of a schedule: what their errors mean, and when they run. The scheduler is inspected, but never runs a job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
 class Clock(datetime):
-    """The time that jobs are planned by."""
+    """The clock that jobs are planned by; it stands at NOW."""
 
     @classmethod
     def now(cls, tz: Any = None) -> datetime:
@@ -130,7 +130,7 @@ def test_what_is_noted_late_ends_with_the_next_work_of_any_that_met_the_outage(b
     share = "the job share"
     bench.jobs.guarded(share, raising(away))()
     bench.jobs.guarded(share, lambda: None)()
-    bench.jobs.note_unavailable(name, away)  # what had begun before
+    bench.jobs.note_unavailable(name, away)  # from work that began before
     assert len(bench.jobs.unavailable) == 1
     bench.jobs.guarded("the job tokens", lambda: None)()
     assert len(bench.jobs.unavailable) == 1, "that one needs no state"
@@ -143,7 +143,7 @@ def test_one_that_began_before_an_outage_does_not_end_it(bench: Bench) -> None:
     bench.jobs.guarded("a", raising(away))()
     bench.jobs.guarded("a", lambda: bench.jobs.note_unavailable("b", away))()
     assert len(bench.jobs.unavailable) == 1
-    bench.jobs.note_available("a")  # a sink, which says so right after it has settled
+    bench.jobs.note_available("a")  # as a sink does right after it has settled a batch
     assert bench.jobs.unavailable == []
 
 
@@ -198,7 +198,7 @@ def test_a_contract_that_is_polled_no_more_does_not_keep_its_reason(bench: Bench
     bench.jobs.remove_poll("1")
     bench.jobs.remove_poll("1")
     assert bench.jobs.unavailable == []
-    poll()  # one that was still in flight
+    poll()  # a poll that was still running
     assert bench.jobs.unavailable == []
     bench.jobs.add_poll(lambda: None, 60, "1")  # it is polled here again
     poll()
@@ -229,7 +229,7 @@ def test_jobs_run_in_threads_of_their_kind_and_are_never_skipped_for_being_late(
         ]
     finally:
         bench.jobs.stop()
-    bench.jobs.stop()  # what did not start can be stopped
+    bench.jobs.stop()  # it can be stopped twice
 
 
 def test_polls_of_many_contracts_are_spread_and_housekeeping_is_not(bench: Bench) -> None:

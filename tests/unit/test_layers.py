@@ -1,6 +1,6 @@
-"""The rooms of the house and the doors between them, held by reading every import in poller/.
+"""The rooms of poller/ and the imports between them: every import is read and checked.
 
-A room is a package in poller/; a new door between two wants a reason in MAY_IMPORT.
+A room is a package in poller/. A new import between two rooms needs a reason in MAY_IMPORT.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pytest
 TOP = Path(__file__).resolve().parents[2]
 PACKAGE = "poller"
 
-# Room, a package in poller/ -> the rooms it may import besides itself. All may know the version, in poller/__init__.py.
-# system comes before net, as a request reports to liveness that it moves, and nothing in system needs the network.
+# Room, a package in poller/ -> the rooms it may import besides itself. All may import the version, from poller/__init__.py.
+# system comes before net, because a request reports its progress to liveness, and nothing in system needs the network.
 BASE = {"core", "config", "system"}
 EDGES = BASE | {"net", "ionos", "store", "sinks", "archive"}
 MAY_IMPORT = {
@@ -29,13 +29,13 @@ MAY_IMPORT = {
     "archive": BASE | {"net"},  # places of archives and their keys: sinks write there, pipeline verifies what is there
     "sinks": BASE | {"net", "archive"},  # they know neither the store nor the API
     "pipeline": EDGES,
-    "checks": EDGES,  # the preflight tries every edge and knows no use case
+    "checks": EDGES,  # the preflight tries every edge and needs no use case
     "service": EDGES | {"pipeline"},
-    "simulator": {"core"},  # a stand-in for the other side shares none of our edges, or it would share their mistakes
+    "simulator": {"core"},  # a fake of the other side; if it shared our edges, it would share their mistakes
     "cli": EDGES | {"pipeline", "checks", "service", "simulator"},
 }
 
-# Library -> the rooms that may import it. A room inside a room is named with it.
+# Library -> the rooms that may import it. A room inside a room has both names.
 NETWORK = {"net", "ionos", "sinks", "system", "service", "simulator"}
 LIBRARIES = {
     "sqlite3": {"store.sqlite"},
@@ -56,9 +56,9 @@ LIBRARIES = {
     "http": NETWORK,
     "socket": NETWORK,
     "socketserver": NETWORK,
-    "urllib.request": NETWORK | {"config"},  # whose proxy rules config reads; it opens nothing
+    "urllib.request": NETWORK | {"config"},  # config reads its proxy rules and opens no connection
 }
-# Modules of those libraries that are tables of names, free to all.
+# Modules of those libraries that hold only names: every room may import them.
 HARMLESS = {"http.HTTPStatus"}
 
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
@@ -71,7 +71,7 @@ def module_name(path: Path, top: Path = TOP) -> str:
 
 
 def room_of(module: str) -> str | None:
-    """Return the room of a module below poller, or None where the table knows none."""
+    """The room of a module below poller, or None if MAY_IMPORT does not have it."""
     first = module.split(".")[1]
     return "cli" if first == "__main__" else first if first in MAY_IMPORT else None
 
@@ -96,7 +96,7 @@ def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
 
 
 def breaches(source: str, module: str, *, is_package: bool = False) -> list[str]:
-    """What the module does that its room may not, one line each."""
+    """What the module does although its room may not, one line each."""
     tree = tree_of(source)
     if module == PACKAGE:
         names = imports(tree, module, is_package=True)
@@ -132,7 +132,7 @@ def breach_of_library(module: str, room: str, name: str) -> Iterator[str]:
 
 
 def breaches_of_speech(tree: ast.Module, module: str, room: str) -> Iterator[str]:
-    """Prints outside cli, and looks into the environment outside config."""
+    """Prints outside cli, and accesses to the environment outside config."""
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Name(id="print")) if room != "cli":
@@ -145,13 +145,13 @@ def breaches_of_speech(tree: ast.Module, module: str, room: str) -> Iterator[str
 
 
 def neighbours(source: str, module: str, modules: Collection[str], *, is_package: bool = False) -> set[str]:
-    """The files of the house that this one imports, at its top, inside a function or for types alone."""
+    """The files of poller/ that this one imports: at its top, inside a function, or only for types."""
     names = imports(tree_of(source), module, is_package)
     return {file_of(name, modules) for name in names} - {"", PACKAGE, module}
 
 
 def file_of(name: str, modules: Collection[str]) -> str:
-    """The file that a dotted name is in, or nothing."""
+    """The module that a dotted name is in, or ""."""
     while name and name not in modules:
         name = name.rpartition(".")[0]
     return name

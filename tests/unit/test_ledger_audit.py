@@ -1,4 +1,4 @@
-"""Comparing what was collected with what the API holds: over a real state and an API of this process."""
+"""Comparing the collected entries with those of the API, with a real state and an API in this process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.fake_api import BEGAN, H, Log
 
 
 class Place:
-    """A state that knows contract 1, which shows an entry each minute."""
+    """A state with contract 1, and an API that shows an entry of it each minute."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -49,7 +49,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 class NoTotals(Log):
-    """An API that says how many entries a page has, and no more."""
+    """An API that gives pages without a total."""
 
     def page(self, *args: Any, **options: Any) -> Any:
         return msgspec.structs.replace(super().page(*args, **options), total=None)
@@ -60,7 +60,7 @@ def audited(place: Place, **options: Any) -> Any:
 
 
 def collected(place: Place) -> None:
-    """Three hours are collected, and an entry of the second was shown since."""
+    """Collect three hours. After that, the API shows one more entry of the second hour."""
     for _ in range(4):
         place.collector.collect("1")
         place.log.now += H
@@ -96,7 +96,7 @@ def test_archives_are_told_what_was_counted_of_each_hour_that_is_over(place: Pla
     auditor = LedgerAuditor(place.state, accounts, Config(), hours=hours, clock=lambda: place.log.now)
     auditor.audit("1", Window(BEGAN - H, BEGAN + 3 * H))
     assert told == [("proof", "1", {hour + H: 61, hour + 2 * H: 60})]
-    auditor.audit("1", Window(hour + 3 * H, hour + 4 * H))  # it is not over
+    auditor.audit("1", Window(hour + 3 * H, hour + 4 * H))  # this hour is not over
     assert len(told) == 1
 
 
@@ -127,7 +127,7 @@ def test_an_audit_that_the_api_refuses_whole_is_refused_and_one_in_part_is_not(p
     ],
 )
 def test_beside_a_gap_that_grows_with_its_age_the_rest_is_compared(place: Place, error: PollerError) -> None:
-    """What is too old grows by the second, so the rest of a gap's hour begins with seconds that are refused by now."""
+    """The API refuses one more second each second, so the rest of a gap's hour begins with refused seconds."""
     place.log.rejection = error
     place.log.rejected = Window(0, BEGAN - 100)
     for _ in range(2):
@@ -142,7 +142,7 @@ def test_beside_a_gap_that_grows_with_its_age_the_rest_is_compared(place: Place,
 
 
 class Damaged(Log):
-    """An API that shows something that is no entry at some seconds."""
+    """An API with elements that are no entries, at the seconds in `damaged`."""
 
     damaged: Collection[int] = ()
 

@@ -1,4 +1,4 @@
-"""Listening where `http.listen` says, with the same code for the daemon and for `check`."""
+"""Listening at the address in `http.listen`, with the same code for the daemon and for `check`."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_who_stops_listening_leaves_no_file(tmp_path: Path) -> None:
 
 @contextmanager
 def saying(*parts: bytes) -> Iterator[Address]:
-    """Another program that answers one request."""
+    """Another program, which answers one request with these parts."""
     with listen(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:

@@ -1,4 +1,4 @@
-"""Who is told as stuck, and who only waits: by a clock that is moved, and by real waits with a grace of next to nothing."""
+"""Which workers are reported as stuck, and which only wait: with a fake clock, and with real waits and a very short grace."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_time_outs_allow_comes_on_top_and_holds_for_one_step(clock: Clock) 
     with workers.busy("sink loki"):
         moves(120)
         clock.now += 120 + GRACE_SECONDS
-        moves(None)  # a piece of the same step
+        moves(None)  # a part of the same step
         clock.now += 120 + GRACE_SECONDS
         assert workers.stuck() == {}
         moves()
@@ -103,7 +103,7 @@ def test_who_waits_for_helpers_is_judged_by_them(clock: Clock) -> None:
             may_end.set()
             thread.join()
         assert workers.stuck() == {}, "what it waited for has come"
-        with waiting_for_others():  # and nobody is there who works for it
+        with waiting_for_others():  # although no helper works
             clock.now += 501 + 2 * GRACE_SECONDS
             assert list(workers.stuck()) == ["the poll of contract 1"]
 

@@ -1,4 +1,4 @@
-"""Sinks on a machine's own disk, where several machines share a state: who writes, and what of it."""
+"""Sinks on a machine's own disk when several machines share a state: which replica writes, and which events."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_machine_of_a_sink_delivers_what_the_others_collect(opened: Callable
 
 
 class Disk(Sink):
-    """What two replicas on one machine write to."""
+    """A sink that two replicas on one machine write to."""
 
     def __init__(self, settings: Any, written: list[int], answers: list[Outcome]) -> None:
         super().__init__(settings)
@@ -102,7 +102,7 @@ class Disk(Sink):
 
 
 class Output(Disk, OwnOutput):
-    """The same where the sink counts what it wrote."""
+    """The same, as a sink that counts what it wrote."""
 
     def send(self, events: Any) -> Outcome:
         outcome = super().send(events)
@@ -115,7 +115,7 @@ def number_of(event: OutboxEvent) -> int:
 
 
 class Pair:
-    """Two replicas on one machine, each with a deliverer of the sink that is this machine's, and each with some contracts."""
+    """Two replicas on one machine. Each has some contracts, and a deliverer for the sink of this machine."""
 
     def __init__(self, opened: Callable[[], State], kind: type[Disk]) -> None:
         self.one, self.other = enrolled(opened()), opened()
@@ -134,14 +134,14 @@ class Pair:
             commit(state, events(number), contract=contract, now=NOW)
 
     def run(self, which: int) -> int:
-        """How many events one of them settles, until there is nothing to do for it."""
+        """Deliver with one of them until it has nothing to do.  Returns: the number of settled events."""
         settled = 0
         while (step := self.deliverers[which].step()).settled:
             settled += step.settled
         return settled
 
     def expire(self) -> None:
-        """Let the lease of the first one end, as when it stood still for too long."""
+        """Let the lease of the first replica end, as after a long hang."""
         one: Any = self.one
         query = "UPDATE replicas SET expires_at = clock_timestamp() - interval '1 second' WHERE token = %s"
         one._database.write(lambda connection: connection.execute(query, (one._joined().token,)))
@@ -184,7 +184,7 @@ def test_the_other_replica_of_the_machine_goes_on_when_the_first_is_gone(pair: P
     pair.now += 60
     assert pair.run(1) == 4
     assert sorted(pair.written) == list(range(1, 9))
-    if how == "dead":  # and the first one, which comes back, sends nothing of what it had in hand
+    if how == "dead":  # the first one comes back, and sends nothing of its old batch
         one: Any = pair.one
         one._joined().renew()
         assert pair.run(0) == 0

@@ -1,4 +1,4 @@
-"""stderr whose reader hangs, is slow or goes away: nobody waits for it, and what it did not get is counted and told."""
+"""stderr with a reader that hangs, is slow or goes away: nothing waits for it, and lost lines are counted and reported."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DROPPED = "log lines were dropped: they were not read in time"
 
 
 class Pipe:
-    """A pipe that is read when a test says so."""
+    """A pipe that is read only when a test reads it."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
 
     def fill(self) -> None:
-        """As much as it holds: the next write waits for a reader."""
+        """Fill the pipe, so that the next write waits for a reader."""
         os.set_blocking(self.writer, False)
         with suppress(BlockingIOError):
             while True:
@@ -38,7 +38,7 @@ class Pipe:
         return os.read(self.reader, size)
 
     def lines(self, last: bytes) -> list[str]:
-        """What comes, up to a line that ends with `last`."""
+        """Read up to a line that ends with `last`."""
         data = b""
         while not data.endswith(last + b"\n"):
             data += self.read()
@@ -160,7 +160,7 @@ def test_a_reader_in_drips_does_not_hold_up_the_end_for_ever(pipe: Pipe, monkeyp
     dripping.join()
     assert stream._waiting
     assert seconds < 5
-    pipe.lines(b"49999")  # its thread writes to a descriptor that is another's soon
+    pipe.lines(b"49999")  # otherwise its thread writes to a descriptor that is used again soon
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])

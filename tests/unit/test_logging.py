@@ -1,4 +1,4 @@
-"""Log lines: one per event, whatever a field holds; no secret, no traceback, no failure."""
+"""Log lines: one per event for any value of a field; no secret, no traceback, no failure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def logging_as_it_was() -> Iterator[None]:
 
 
 def lines(format_: Any, **fields: object) -> str:
-    """What one event becomes."""
+    """The output for one event."""
     stream = io.StringIO()
     setup_logging("info", format_, stream)
     log.info("window.collected", extra=fields)
@@ -188,7 +188,7 @@ def test_other_libraries_are_heard_from_warning_on_without_queries() -> None:
 
 def test_warnings_become_log_lines() -> None:
     stream = io.StringIO()
-    logging.captureWarnings(False)  # a command in the process of a test may have begun to
+    logging.captureWarnings(False)  # a command that ran in this process may have turned it on
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         setup_logging("info", "json", stream)

@@ -1,4 +1,4 @@
-"""The loop that delivers to one sink: what it does about each trouble, in the daemon and in a run that ends by itself."""
+"""The loop that delivers to one sink: what it does after each failure, in the daemon and in a run that ends by itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HELD_SECONDS = 2.0
 
 
 class Deliverer:
-    """Answers each step as the script says; the last answer for ever."""
+    """Answers each step as the script says, then repeats the last answer."""
 
     sink_name = "out"
 
@@ -57,7 +57,7 @@ class Deliverer:
 
 
 class Trial(Loop):
-    """A loop whose waits cost no time; it is stopped after so many of them."""
+    """A loop whose waits take no time. It is stopped after `waits` of them."""
 
     def __init__(self, *script: StepResult | Exception | str, waits: int = 50, **options: Any) -> None:
         self.deliverer = Deliverer(script)
@@ -85,7 +85,7 @@ class Trial(Loop):
 
 
 def once(*script: StepResult | Exception | str, **options: Any) -> Trial:
-    """A run that ends by itself: everything is collected."""
+    """A run that ends by itself, after everything was collected."""
     loop = Trial(*script, **options)
     loop.end()
     return loop
@@ -266,7 +266,7 @@ def test_what_lasts_for_five_seconds_is_endured_no_longer(waits: list[float], is
 
 
 class Event:
-    """What a loop waits for, which never comes; or has come. It costs no time."""
+    """An event that a loop waits for. A wait takes no time, and returns whether it is set."""
 
     def __init__(self, *, is_set: bool = False) -> None:
         self.waits: list[float] = []

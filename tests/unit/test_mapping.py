@@ -1,4 +1,4 @@
-"""What may be done to a line on its way out: a time field in front, and shortening with a marker."""
+"""Changes to a line before it is sent: a time field in front, and shortening with a marker."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_identifies_an_entry_is_kept_where_there_is_half_a_character_in_ano
 )
 @pytest.mark.parametrize("key", ["@uuid", "meta", "event", "other"])
 def test_no_entry_is_too_strange_to_be_shortened(key: str, value: str) -> None:
-    # One that could not be would hold up everything behind it for ever.
+    # An entry that cannot be shortened would block everything behind it forever.
     shorter = truncated(f'{{"{key}":{value},"filling":"{"x" * 9000}"}}'.encode(), 512)
     assert len(shorter) <= 512
     assert "_truncated" in json.loads(shorter, parse_constant=pytest.fail)

@@ -1,4 +1,4 @@
-"""What `/metrics` shows, and what it shows no more."""
+"""What `/metrics` shows, and what it no longer shows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = [row("1", "prod"), row("2", "prod"), row("3", "test")]
 
 
 def shown(metrics: Metrics, names: Iterable[str]) -> dict[str, set[str]]:
-    """Metric to the last of the labels that it has values for."""
+    """Name of a metric -> the values of its last label."""
     return {
         family.name.removeprefix("ionos_poller_"): {list(sample.labels.values())[-1] for sample in family.samples}
         for family in text_string_to_metric_families(metrics.render().decode())
@@ -50,7 +50,7 @@ def test_gauges_of_accounts_and_contracts_that_left_go_with_them() -> None:
     metrics.keep({"prod"}, lambda contract: contract != "2", [])
     assert shown(metrics, by_account) == {name: {"prod"} for name in by_account}
     assert shown(metrics, by_contract) == {name: {"1"} for name in by_contract}
-    # What was counted stays counted.
+    # Counters stay.
     assert shown(metrics, ["events_collected"]) == {"events_collected": {"1", "2", "3"}}
 
 

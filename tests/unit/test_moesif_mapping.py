@@ -1,4 +1,4 @@
-"""An entry as a Moesif action: each part of it, and that there always is one."""
+"""An entry as a Moesif action: each part of it, and that every entry gives one."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_without_a_uuid_of_its_own_the_id_is_made_of_what_identifies_the_entry(o
 
     assert id_of() == id_of()
     assert len({id_of(), id_of(contract="2"), id_of(identity=b"j" * 16)}) == 3
-    # Fixed for ever: another one would repeat what was sent by an older version.
+    # The id never changes: otherwise events that an older version sent would be repeated.
     assert id_of() == FIXED_ID
 
 
