@@ -491,7 +491,7 @@ def test_entries_that_the_api_does_not_count_are_counted_by_reading_them(total: 
 def test_a_span_that_begins_within_an_hour_is_compared_from_there() -> None:
     totals = Totals({0: 60, 1: 10})
     window = Window(START + 1800, START + 2 * HOUR_SECONDS)
-    # The ledger has nothing from before collecting began, so that hour is compared only from there.
+    # The ledger has nothing from before collecting began, so the first hour is compared only from then on.
     assert compare(totals, window, {0: 30, 1: 10}) == {}
     assert compare(totals, window, {0: 29, 1: 10}) == {0: 1}
 

@@ -1,4 +1,4 @@
-"""The checks of the system around the program: the systemd unit and its drop-ins, credentials, other programs."""
+"""The checks of the system around the program, at their bounds: the unit and its drop-ins, credentials, other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rights on a state: a claim on a contract and the place of a sink. Each has one holder at a time; once released, it is void."""
+"""Rights on a state: a claim on a contract and the place of a sink. Each has one holder at a time. A released one is void."""
 
 from __future__ import annotations
 

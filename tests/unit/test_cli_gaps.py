@@ -74,7 +74,7 @@ def test_those_of_a_backfill_are_tried_when_it_is_run_again(
 def test_a_gap_is_due_by_the_clock_that_the_replicas_share(
     place: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    # If the clock of the machine with the command was ahead, the machine that polls tried the gap only at that later time.
+    # The time is that of the shared clock. By the clock of a machine that is ahead, the gap would be tried too late.
     monkeypatch.setattr("poller.store.sqlite.State.shared_now", lambda state: START + 100.5)
     assert run(["--config", str(place / "config.toml"), "gaps", "retry", *words]) == 0
     with closing(Stores(place / "state").open("run")) as state:

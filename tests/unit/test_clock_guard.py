@@ -85,7 +85,7 @@ class World:
         return rows
 
     def missing(self, since: int = NOW) -> list[int]:
-        """The times of entries that were not collected, up to 2 minutes ago."""
+        """The times of entries that were not collected, except for the last 2 minutes."""
         return sorted(set(range(since, int(self.true) - 2 * MINUTE, MINUTE)).difference(self.collected))
 
 

@@ -651,7 +651,7 @@ def test_where_every_machine_writes_a_part_there_is_no_one_offset(state: State, 
 
 
 def test_a_sink_with_an_output_of_its_own_has_one_order_of_all(state: State, clock: Clock) -> None:
-    """Such a sink waits for a contract that it does not take. A sink on a network postpones that contract alone."""
+    """Such a sink waits for a contract that it does not take. A sink on a network postpones only that contract."""
     state.contracts.enrol(["2"], "default", 0, 0)
     for sink, postponed in ((Scripted(lambda events: RetryAfter("no"), name="a"), 0), (Network(name="b"), 2)):
         sink.answer = sink._answer = lambda events: RetryAfter("no")  # type: ignore[union-attr]

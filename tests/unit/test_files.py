@@ -49,7 +49,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def writing_a_few_bytes_until(error: OSError | None, room: int) -> Callable[[int, bytes], int]:
-    """An `os.write` that takes at most three bytes at a time, and `room` bytes in all."""
+    """An `os.write` that writes at most three bytes at a time, and at most `room` bytes in total."""
     left = [room]
     write = os.write
 

@@ -40,7 +40,7 @@ class Account:
 
     def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         if contract in self.failing:
-            raise copy.copy(self.failing[contract])  # the caller changes the error
+            raise copy.copy(self.failing[contract])  # a copy, because the caller changes the error
         self.windows.append(window)
         times = [at for at in self.entries.get(contract, ()) if window.start <= at < window.end]
         hits = [{"_source": {"@uuid": f"{contract}-{at}", "meta": {"time": format_time(at)}}} for at in times]

@@ -69,7 +69,7 @@ def test_events_that_a_firewall_blocks_become_dead_letters_and_all_others_are_de
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collect(state, *range(1, 21))
     deliver(deliverer, clock, 3600.0)
-    # Later events show that the credentials are accepted, if no event of a batch could show it.
+    # Later accepted events show that the credentials are good, in case no event of the first batches showed it.
     for number in range(21, 80):
         collect(state, number)
         deliver(deliverer, clock, 3600.0)

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "ionos": BASE | {"net"},
     "store": BASE,
     "archive": BASE | {"net"},  # places of archives and their keys: sinks write there, pipeline verifies what is there
-    "sinks": BASE | {"net", "archive"},  # they know neither the store nor the API
+    "sinks": BASE | {"net", "archive"},  # they use neither the store nor the API
     "pipeline": EDGES,
     "checks": EDGES,  # the preflight tries every edge and needs no use case
     "service": EDGES | {"pipeline"},

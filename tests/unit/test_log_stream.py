@@ -160,7 +160,7 @@ def test_a_reader_in_drips_does_not_hold_up_the_end_for_ever(pipe: Pipe, monkeyp
     dripping.join()
     assert stream._waiting
     assert seconds < 5
-    pipe.lines(b"49999")  # otherwise its thread writes to a descriptor that is used again soon
+    pipe.lines(b"49999")  # otherwise the stream's thread writes to a descriptor that is used again soon
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
