@@ -123,7 +123,7 @@ class Export(NamedTuple):
     """The result of an export."""
 
     polls: list[PollResult]
-    left_out: int  # entries that `run` has collected for the same sinks
+    left_out: int  # entries that `run` has collected, or will collect, for the same sinks
     delivered: int
 
 
@@ -150,7 +150,7 @@ class Backfill:
         api = msgspec.structs.replace(config.api, concurrency=jobs, window_bytes=window_bytes)
         poll = msgspec.structs.replace(config.poll, overlap_seconds=0)
         self._config = msgspec.structs.replace(config, api=api, poll=poll)
-        self._settling_seconds = config.poll.overlap_seconds
+        self._poll = config.poll
         self._order = order
         self._stores = stores
         self._state = state
@@ -309,7 +309,7 @@ class Backfill:
 
         Hours that ended recently are left to the audits of `run`, because entries may still arrive.
         """
-        settled = int(self._clock()) - self._settling_seconds
+        settled = int(self._clock()) - self._poll.overlap_seconds
         hours = HourCloser(self._state, archives_in(sinks), chain)
         auditor = LedgerAuditor(self._state, self._accounts, self._config, hours=hours, clock=self._clock)
         for row in self._state.contracts.all():
@@ -332,8 +332,8 @@ class Backfill:
                     deliverer.abandon()
 
     def _elsewhere(self) -> Elsewhere:
-        """The events that `run` has collected for these sinks; empty if the order sends them again."""
-        return Elsewhere(self._stores, () if self._order.is_again else self._order.sinks)
+        """The events that are `run`'s for these sinks; empty if the order sends them again."""
+        return Elsewhere(self._stores, () if self._order.is_again else self._order.sinks, self._poll, self._clock)
 
     def forgotten(self, contracts: Sequence[str], window: Window) -> int:
         """How many entries there `run` has collected and forgotten since: sinks that had them get them again."""

@@ -14,7 +14,6 @@ from poller.store.gaps import Gap
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract
 
-_STALE_INTERVALS = 3
 _MOST_POSTPONED = 5
 
 
@@ -116,7 +115,7 @@ def _stale_polls(state: Overview, config: Config, contracts: Collection[str], no
 
 def is_stale(row: Contract, config: Config, now: float) -> bool:
     """Whether the last successful poll of a contract is too old. `now` in unix seconds."""
-    return now - (row.succeeded_at or 0) > config.poll.interval_seconds * _STALE_INTERVALS
+    return now - (row.succeeded_at or 0) > config.poll.stale_seconds
 
 
 def _ago(seconds: float) -> str:

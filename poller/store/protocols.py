@@ -27,7 +27,7 @@ from poller.store.copying import Dump, Tick
 from poller.store.journal import Action, JournalEntry
 from poller.store.overview import Overview
 from poller.store.parts import Archives, Contracts, DeadLetters, Gaps, Journal, Outbox
-from poller.store.rows import Diagnosis
+from poller.store.rows import Contract, Diagnosis
 
 
 class Stores(Protocol):
@@ -122,6 +122,15 @@ class Collected(Protocol):
 
     def unseen(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
         """Those of the events that it has not collected, in the same order."""
+
+    def unknown(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
+        """Those of the events that it has never collected, whether it knew the sinks or not."""
+
+    def contract(self, contract: str) -> Contract | None:
+        """The contract as it has it; None if it does not know the contract."""
+
+    def accepted_gaps(self, contract: str) -> Sequence[Window]:
+        """The gaps of a contract that it does not try again."""
 
     def forgotten(self, contract: str, window: Window) -> int:
         """How many entries of the hours that a window touches were pruned, so that only their number is known."""

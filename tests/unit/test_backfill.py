@@ -15,7 +15,7 @@ import pytest
 
 from poller.cli.backfill import _close_books
 from poller.config import ArchiveSink as ArchiveSettings
-from poller.config import Config, FileSink, Outbox, Redact
+from poller.config import Config, FileSink, Outbox, Poll, Redact
 from poller.core.delivery import Accepted, Outcome
 from poller.core.errors import (
     AuthError,
@@ -26,6 +26,7 @@ from poller.core.errors import (
     StateUnavailableError,
     TransientError,
 )
+from poller.core.gaps import REFUSED, Unread
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.backfill import Backfill, Order, discard, open_state, to_forget
@@ -299,6 +300,60 @@ def test_what_run_has_collected_for_the_same_sinks_is_left_out_unless_it_is_want
             export = backfill.export([sink], found, ASKED)
             came.append((len(sink.lines), export.left_out, state.overview().imbalances()))
     assert came == [(60, 60, []), (120, 0, []), (120, 0, []), (120, 0, [])]
+
+
+@pytest.mark.parametrize(
+    ("poll", "at", "sent"),
+    [
+        # The 60 entries before its beginning are never its own.
+        (Poll(interval_seconds=60), BEGAN + 180, 60),
+        # Without audits, what came later than the overlap is not found by it.
+        (Poll(audit_interval_seconds=0), BEGAN, 61),
+        (Poll(audit_interval_seconds=0, overlap_seconds=0), BEGAN, 62),
+        # The audit looks back to just before the entry that came late, and to just behind it.
+        (Poll(audit_span_seconds=1799), BEGAN, 60),
+        (Poll(audit_span_seconds=1798), BEGAN, 61),
+        # It has polled nothing for three intervals.
+        (Poll(interval_seconds=60), BEGAN + 181, 122),
+    ],
+)
+def test_what_run_is_about_to_collect_for_the_same_sinks_is_left_to_it(
+    tmp_path: Path, poll: Poll, at: int, sent: int
+) -> None:
+    # Both sent it: an archive had it twice, and its hour was incomplete for ever.
+    log = Log("1")
+    with collected_by_run(tmp_path, log) as run:
+        run.contracts.record_audit("1", BEGAN - H)
+    for second in (BEGAN - H - 7, BEGAN - H - 1799):  # within the overlap of the next poll, and before it
+        log.show("1", second)
+    log.now = at
+    order = ORDER._replace(output="", sinks=("out",))
+    config = msgspec.structs.replace(Config(), poll=poll)
+    asked = Window(BEGAN - 3 * H, BEGAN)
+    with backfill_of(tmp_path, log, order, config) as (backfill, state):
+        found, _ = backfill.discover(asked)
+        sink = Taking()
+        export = backfill.export([sink], found, asked)
+        assert (len(sink.lines), export.left_out) == (sent, 182 - sent)
+        assert not state.overview().imbalances()
+
+
+def test_what_lies_in_a_gap_is_left_to_run_until_a_person_accepts_the_gap(tmp_path: Path) -> None:
+    log = Log("1")
+    order = ORDER._replace(output="", sinks=("out",))
+    asked = Window(BEGAN - H, BEGAN)
+    sent = []
+    for is_accepted in (False, True):
+        with collected_by_run(tmp_path / str(is_accepted), log) as run:
+            gap = Window(BEGAN - H, BEGAN - H + 600)
+            commit(run, [], window=gap, now=BEGAN, unread=[Unread(gap, REFUSED, "too old")])
+            (row,) = run.gaps.find()
+            if is_accepted:
+                run.gaps.accept(row.id)
+        with backfill_of(tmp_path / str(is_accepted), log, order) as (backfill, _):
+            found, _ = backfill.discover(asked)
+            sent.append(backfill.export([Taking()], found, asked).delivered)
+    assert sent == [0, 10]
 
 
 def test_what_run_would_not_recognise_any_more_is_told_by_its_number(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from poller.core.clocks import Trail
 from poller.core.errors import StateError
 from poller.core.events import Event
+from poller.core.gaps import REFUSED, Unread
 from poller.core.identity import IDENTITY_BYTES
 from poller.core.sifting import told_apart
 from poller.core.windows import Window
@@ -462,6 +463,21 @@ def test_what_another_use_has_collected_is_told_from_when_its_sinks_are_known(so
         with closing(some_stores.collected("first", sinks)) as collected:
             assert collected.unseen("1", candidates) == [event(number) for number in unseen], sinks
             assert collected.knows_sinks is ("c" not in sinks)
+            assert collected.unknown("1", candidates) == [event(4)]
+            row = collected.contract("1")
+            assert row is not None
+            assert (row.contract, collected.contract("2")) == ("1", None)
+
+
+def test_the_gaps_that_another_use_does_not_try_again_are_told(some_stores: Stores) -> None:
+    spans = [Window(START, START + 60), Window(START + 120, START + 180)]
+    with closing(some_stores.open("first")) as state:
+        state.contracts.enrol(["1"], "default", START, START)
+        for span in spans:
+            commit(state, [], window=span, unread=[Unread(span, REFUSED, "too old")])
+        state.gaps.accept(state.gaps.find()[1].id)
+    with closing(some_stores.collected("first", [])) as collected:
+        assert [collected.accepted_gaps(contract) for contract in ("1", "2")] == [spans[1:], []]
 
 
 def test_what_another_use_has_forgotten_is_told_by_its_number(some_stores: Stores) -> None:

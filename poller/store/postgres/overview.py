@@ -13,7 +13,7 @@ from poller.store.postgres.contract_rows import read_contracts, read_fact, read_
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.gaps import read_gaps
 from poller.store.postgres.journal import read_journal
-from poller.store.rows import Replica
+from poller.store.rows import Contract, Replica
 
 
 def read_overview(connection: Connection, use: int) -> Overview:
@@ -90,6 +90,17 @@ class Collected:
             return ledger.unseen(connection, self._use, contract, events, after=after)
 
         return self._database.read(work)
+
+    def unknown(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
+        return self._database.read(lambda connection: ledger.unseen(connection, self._use, contract, events))
+
+    def contract(self, contract: str) -> Contract | None:
+        rows = self._database.read(lambda connection: read_contracts(connection, self._use, [contract]))
+        return next(iter(rows), None)
+
+    def accepted_gaps(self, contract: str) -> Sequence[Window]:
+        gaps = self._database.read(lambda connection: read_gaps(connection, self._use, contract))
+        return [gap.window for gap in gaps if gap.is_accepted]
 
     def forgotten(self, contract: str, window: Window) -> int:
         if not self.knows_sinks:

@@ -12,6 +12,7 @@ from poller.core.windows import Window
 from poller.store.journal import JournalEntry
 from poller.store.letters import NO_LETTERS
 from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
+from poller.store.rows import Contract
 from poller.store.sqlite import dead_letters, ledger, spots
 from poller.store.sqlite.archives import read_heads
 from poller.store.sqlite.contracts import read_contracts, read_fact, read_ranges
@@ -54,6 +55,18 @@ class Collected:
             return events
         with self._reader.reading() as connection:
             return ledger.unseen(connection, contract, events, after_id=self._after_id)
+
+    def unknown(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
+        with self._reader.reading() as connection:
+            return ledger.unseen(connection, contract, events)
+
+    def contract(self, contract: str) -> Contract | None:
+        with self._reader.reading() as connection:
+            return next(iter(read_contracts(connection, contract)), None)
+
+    def accepted_gaps(self, contract: str) -> Sequence[Window]:
+        with self._reader.reading() as connection:
+            return [gap.window for gap in read_gaps(connection, contract) if gap.is_accepted]
 
     def forgotten(self, contract: str, window: Window) -> int:
         if not self.knows_sinks:
