@@ -13,7 +13,7 @@ import msgspec
 
 from poller.archive import Place
 from poller.core.answers import parse_page
-from poller.core.errors import PollerError
+from poller.core.errors import PollerError, StateHeldError
 from poller.core.events import Event
 from poller.core.evidence.batches import HOUR_SECONDS, Head
 from poller.core.evidence.digest import (
@@ -275,9 +275,11 @@ class Rebuilder:
 
 @contextmanager
 def claimed(state: State, contract: str) -> Iterator[Claim]:
-    """The claim on a contract during the block, in a state that nobody else works on."""
+    """The claim on a contract during the block.  Raises: StateHeldError if another process has it."""
     claim = state.contracts.claim(contract)
-    assert claim is not None  # noqa: S101 - as nobody else does
+    if claim is None:  # with a state in a database
+        hint = "wait until that process has ended, or, if it was killed, for its lease; then run the same command again"
+        raise StateHeldError("another process has it", contract=contract, hint=hint)
     try:
         yield claim
     finally:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from poller.core.answers import parse_page
-from poller.core.errors import PollerError
+from poller.core.errors import PollerError, StateHeldError
 from poller.core.events import OutboxEvent
 from poller.core.evidence.compose import DueHour
 from poller.core.evidence.digest import DIGESTS, StatedGap, StatedRange, decode, digest_key, encode, sha256
@@ -27,6 +27,7 @@ from poller.pipeline.restore import (
     DamagedArchiveError,
     Rebuilder,
     chosen_objects,
+    claimed,
     digests_of,
     events_in,
     lines_in,
@@ -391,6 +392,19 @@ def test_a_contract_of_a_backfill_alone_goes_on_from_the_last_hour_that_is_archi
     row = fresh.contracts.get("7")
     assert row is not None
     assert (row.origin, row.watermark) == (START + 3 * HOUR, START + 3 * HOUR)
+
+
+@pytest.mark.backends("postgres")
+def test_a_contract_that_a_process_holds_which_was_killed_just_now_is_told(opened: Callable[[], State]) -> None:
+    # The same restore again within the lease ended with an internal error.
+    with closing(opened()) as killed, closing(opened()) as again:
+        killed.contracts.enrol(["1"], "default", START, NOW)
+        assert killed.contracts.claim("1") is not None
+        with (
+            pytest.raises(StateHeldError, match=r"contract 1: another process has it \(wait until"),
+            claimed(again, "1"),
+        ):
+            pass
 
 
 def test_entries_in_another_format_than_raw_cannot_be_recognised(fresh: State) -> None:
