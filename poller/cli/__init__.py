@@ -21,9 +21,18 @@ from poller import __version__
 from poller.cli.memory import return_memory_promptly
 from poller.cli.messages import tell, wants_color
 from poller.cli.options import SuggestingGroup, global_options
-from poller.core.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError, StoppedError
+from poller.core.errors import (
+    EXIT_CONFIG,
+    EXIT_INCOMPLETE,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    OutputError,
+    PollerError,
+    StoppedError,
+)
 from poller.system.closed_output import closed_output
 from poller.system.log_stream import LogStream
+from poller.system.whole_output import whole_output
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -82,7 +91,6 @@ class _LazyGroup(SuggestingGroup):
 
 
 _NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -110,13 +118,12 @@ def main(prog_name: str = "ionos-poller") -> NoReturn:
     # If stderr was closed before the start, messages go nowhere, but the command works.
     descriptor = sys.stderr.fileno() if sys.stderr is not None else os.open(os.devnull, os.O_WRONLY)
     sys.stderr = log = LogStream(descriptor)
-    if sys.stdout is None:
-        sys.stdout = closed_output()
+    sys.stdout = closed_output() if sys.stdout is None else whole_output(sys.stdout)
     threading.excepthook = _tell_of_crash
     return_memory_promptly()
     code = run(sys.argv[1:], prog_name)
     if code != EXIT_INTERRUPTED:  # after an interrupt, a flush could wait for a slow reader of a pipe
-        with suppress(OSError, ValueError):  # the reader has closed the pipe
+        with suppress(OSError, ValueError, OutputError):  # the reader has closed the pipe
             sys.stdout.flush()
     log.finish()
     # Not sys.exit: it waits for threads, and one may wait half a minute for an answer of the API that nothing needs.
@@ -145,7 +152,7 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
         return error.exit_code
     except BrokenPipeError:
         return EXIT_INCOMPLETE
-    except Exception as error:  # noqa: BLE001  # a full disk, or a bug: committed work is kept, and a traceback does not help a user
+    except Exception as error:  # noqa: BLE001  # too many open files, or a bug: committed work is kept, and a traceback does not help a user
         _tell_of_failure(error)
         return EXIT_INCOMPLETE
 
@@ -156,10 +163,7 @@ def _tell_of_crash(crash: threading.ExceptHookArgs) -> None:
 
 
 def _tell_of_failure(error: BaseException) -> None:
-    """Print one line for the user; log the trace at DEBUG. A full disk or a limit of files is not reported as a bug."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        tell("the output cannot be written: no space left on the disk (free some and run it again)")
-        return
+    """Print one line for the user; log the trace at DEBUG. A limit of open files is not reported as a bug."""
     if isinstance(error, OSError) and error.errno in _NO_MORE_FILES:
         tell("too many open files (raise the limit: LimitNOFILE= of systemd, ulimit -n); nothing is lost")
         return

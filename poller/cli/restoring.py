@@ -38,6 +38,7 @@ from poller.store.opening import stores_of
 from poller.store.protocols import State
 from poller.store.rows import Prepared, WindowRead
 from poller.system.files import NewFile
+from poller.system.whole_output import WholeOutput
 
 _REBUILDING = "rebuilding"
 
@@ -98,8 +99,8 @@ def restore(
     if path.exists():
         raise ConfigError.of("--output", f"{path} exists already", "name another file, or move it away")
     with NewFile(path) as made:
-        with made.draft.open("wb") as file:
-            count = _write(opened, objects, span, formats, file)
+        with made.draft.open("wb", buffering=0) as file:
+            count = _write(opened, objects, span, formats, WholeOutput(file.fileno()))
         made.write(b"")
         made.commit()
     note(f"{plural(count, 'entry')} restored to {path}")

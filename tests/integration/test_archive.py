@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import resource
 import shutil
 import subprocess
 import time
@@ -223,6 +224,23 @@ def test_entries_are_restored_to_a_file_and_to_a_sink(filled: Bench) -> None:
     assert sorted(lines) == sorted(filled.oracle())
     objects(filled)[0].unlink()
     failed(filled.run("archive", "restore", "audit"), 1, "is missing")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("to", ["-", "restored.ndjson"])
+def test_a_restore_that_has_no_room_fails(filled: Bench, unbuffered: str, to: str) -> None:
+    with (filled.directory / "printed").open("ab") as printed:
+        run = filled.run(
+            *("archive", "restore", "audit", "--output", to),
+            env={"PYTHONUNBUFFERED": unbuffered},
+            stdout=printed,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+        )
+    failed(run, 1, "output cannot be written: File too large")
+    whole, _, half = (filled.directory / "printed").read_bytes().rpartition(b"\n")
+    assert not half
+    assert set(whole.splitlines()) <= set(filled.oracle())
+    assert not (filled.directory / "restored.ndjson").exists()
 
 
 def test_what_a_sink_refuses_of_a_restore_is_named_and_can_be_let_go(filled: Bench) -> None:

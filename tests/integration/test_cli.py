@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +19,8 @@ from poller import __version__
 from poller.cli import _COMMANDS
 from tests.commands import run_command
 from tests.in_process import run_here
-from tests.integration.fetching import FIRST, Starter, failed, finish, finished, same
+from tests.integration.fetching import FIRST, Starter, failed, finish, finished, same, unread_bytes
+from tests.support import COMMAND, clean_environment, wait_until
 
 
 def test_the_version_is_told(tmp_path: Path) -> None:
@@ -255,7 +258,7 @@ def test_an_output_without_room_is_told_in_a_line(bench: Starter, command: tuple
         run = bench(events=0).run(*command, stdout=full)
     assert run.code == 1
     (line,) = run.told
-    assert "no space left" in line
+    assert "No space left" in line
 
 
 @pytest.mark.parametrize(
@@ -286,6 +289,57 @@ def test_a_closed_output_is_told_in_a_line_by_every_command_that_prints(
     run = place.run(*command, stdout=None, preexec_fn=lambda: os.close(1))
     assert run.code == 1
     assert "stdout is closed" in run.told[-1]
+
+
+BUFFERING = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+LARGEST_FILE_BYTES = 8192
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE_BYTES, LARGEST_FILE_BYTES))
+
+
+@BUFFERING
+def test_what_a_file_cannot_take_fails_the_command_that_prints_it(tmp_path: Path, unbuffered: str) -> None:
+    """Python drops the rest of such a write without a word where it is told not to buffer."""
+    before = b'{"of":"an earlier day"}\n'
+    path = tmp_path / "out"
+    path.write_bytes(before)
+    with path.open("ab") as file:
+        done = subprocess.run(
+            [*COMMAND, "config", "schema"],
+            cwd=tmp_path,
+            env=clean_environment({"PYTHONUNBUFFERED": unbuffered}),
+            stdout=file,
+            stderr=subprocess.PIPE,
+            preexec_fn=limit_files,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert b"output cannot be written: File too large" in done.stderr
+    _, schema, _ = run_here("config", "schema", cwd=tmp_path, env={})
+    kept = path.read_bytes().removeprefix(before)
+    assert kept.endswith(b"\n"), "half a line"
+    assert len(kept) > LARGEST_FILE_BYTES - 500
+    assert schema.startswith(kept)
+
+
+@BUFFERING
+def test_a_pipe_that_is_not_to_block_gets_all_that_a_command_prints(tmp_path: Path, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    env = clean_environment({"PYTHONUNBUFFERED": unbuffered})
+    with subprocess.Popen(
+        [*COMMAND, "config", "schema"], cwd=tmp_path, env=env, stdout=writer, stderr=subprocess.PIPE
+    ) as process:
+        os.close(writer)
+        wait_until(lambda: unread_bytes(reader) == 4096, what="the pipe is full")
+        with os.fdopen(reader, "rb") as pipe:
+            printed = pipe.read()
+        assert (process.wait(30), process.communicate()[1]) == (0, b"")
+    assert printed == run_here("config", "schema", cwd=tmp_path, env={})[1]
 
 
 def test_a_closed_output_is_no_matter_to_a_command_that_prints_nothing(bench: Starter) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
 import shlex
 import signal
-import struct
 import subprocess
-import termios
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,13 +23,9 @@ from tests.integration.fetching import (
     finish,
     is_oldest_first,
     same,
+    unread_bytes,
 )
 from tests.support import COMMAND, open_files, seed_of_chance, wait_until
-
-
-def unread_bytes(pipe: Any) -> int:
-    """What lies in a pipe, written and not read."""
-    return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0])
 
 
 def union(lines: list[bytes], oracle: list[bytes], *, repeats: int) -> int:
