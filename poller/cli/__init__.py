@@ -152,7 +152,7 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
         return error.exit_code
     except BrokenPipeError:
         return EXIT_INCOMPLETE
-    except Exception as error:  # noqa: BLE001  # too many open files, or a bug: committed work is kept, and a traceback does not help a user
+    except Exception as error:  # noqa: BLE001  # a bad environment, or a bug: committed work is kept, and a traceback does not help a user
         _tell_of_failure(error)
         return EXIT_INCOMPLETE
 
@@ -163,9 +163,12 @@ def _tell_of_crash(crash: threading.ExceptHookArgs) -> None:
 
 
 def _tell_of_failure(error: BaseException) -> None:
-    """Print one line for the user; log the trace at DEBUG. A limit of open files is not reported as a bug."""
+    """Print one line for the user; log the trace at DEBUG. Problems of the environment are not reported as a bug."""
     if isinstance(error, OSError) and error.errno in _NO_MORE_FILES:
         tell("too many open files (raise the limit: LimitNOFILE= of systemd, ulimit -n); nothing is lost")
+        return
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # only the call for the current directory names no file
+        tell("the current directory does not exist any more (change to another one); nothing is lost")
         return
     logging.getLogger("poller").debug("program.failed", exc_info=error)
     tell(

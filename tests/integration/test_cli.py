@@ -291,6 +291,24 @@ def test_a_closed_output_is_told_in_a_line_by_every_command_that_prints(
     assert "stdout is closed" in run.told[-1]
 
 
+@pytest.mark.parametrize("command", ["fetch", "status", "check", "gaps list", "backfill --from 1h --output hour"])
+def test_a_current_directory_that_was_deleted_is_told(tmp_path: Path, command: str) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = 'rmdir "$PWD" && exec "$@"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *COMMAND, *command.split()],
+        cwd=gone,
+        env=clean_environment({"IONOS_API_TOKEN": "t", "IONOS_API_URL": "http://127.0.0.1:1"}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "the current directory does not exist any more" in done.stderr
+
+
 BUFFERING = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 LARGEST_FILE_BYTES = 8192
 
