@@ -40,6 +40,9 @@ class DirectoryPlace:
                 try:
                     write_whole(descriptor, content)
                     os.fsync(descriptor)
+                except OSError:
+                    partial.unlink(missing_ok=True)  # it would keep the rest of the room from others
+                    raise
                 finally:
                     os.close(descriptor)
                 if not _name(partial, path):  # another writer was here first
@@ -48,7 +51,8 @@ class DirectoryPlace:
             partial.unlink(missing_ok=True)
             sync_directory(path.parent)
         except OSError as error:
-            raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can write there") from error
+            hint = "check that this user can write there, and that there is room"
+            raise PlaceError(f"{path}: {error.strerror}", hint=hint) from error
 
     def _has(self, path: Path, content: bytes) -> bool:
         """Whether the object exists.  Raises: TakenError if it has other content, OSError."""

@@ -77,6 +77,22 @@ def test_a_file_system_without_hard_links_will_do(
     assert [listed.key for listed in place.listing("")] == [KEY]
 
 
+def test_a_full_disk_is_told_and_no_draft_takes_the_rest_of_its_room(
+    place: DirectoryPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(descriptor: int, content: bytes) -> None:
+        os.write(descriptor, content[:2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("poller.archive.directory.write_whole", half)
+        with pytest.raises(PlaceError, match=r"No space left on device .*that there is room"):
+            place.put(KEY, b"text")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    place.put(KEY, b"text")
+    assert place.get(KEY) == b"text"
+
+
 @pytest.mark.parametrize("content", [b"text", b"other"])
 def test_another_writer_who_was_faster_is_not_written_over(
     place: DirectoryPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
