@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import sys
 import threading
 import time
 from collections.abc import Container
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,6 +42,7 @@ from poller.system.files import NewFile
 from poller.system.whole_output import WholeOutput
 
 _REBUILDING = "rebuilding"
+_Output = BinaryIO | gzip.GzipFile | WholeOutput
 
 
 @click.command("restore", cls=GlobalOptionsCommand, short_help="Copy entries from it to a file or a sink.")
@@ -48,7 +50,12 @@ _REBUILDING = "rebuilding"
 @click.option("--from", "start", type=TIME, metavar="T", help="Only entries from T on.")
 @click.option("--to", "end", type=TIME_END, metavar="T", help="Only entries before T.")
 @CONTRACTS
-@click.option("--output", type=PathType(None), metavar="FILE", help="Write JSON lines to FILE. Default: -, for stdout.")
+@click.option(
+    "--output",
+    type=PathType(None),
+    metavar="FILE",
+    help="Write JSON lines to FILE (.gz: compressed). Default: -, for stdout.",
+)
 @SINKS
 @click.pass_obj
 def restore(
@@ -100,7 +107,9 @@ def restore(
         raise ConfigError.of("--output", f"{path} exists already", "name another file, or move it away")
     with NewFile(path) as made:
         with made.draft.open("wb", buffering=0) as file:
-            count = _write(opened, objects, span, formats, WholeOutput(file.fileno()))
+            whole = WholeOutput(file.fileno())
+            with gzip.GzipFile(path, "wb", fileobj=whole) if path.suffix == ".gz" else nullcontext(whole) as out:
+                count = _write(opened, objects, span, formats, out)
         made.write(b"")
         made.commit()
     note(f"{plural(count, 'entry')} restored to {path}")
@@ -113,7 +122,7 @@ def _is_whole(entry: Object, span: Window | None) -> bool:
     return span is None or (span.start <= start and start + HOUR_SECONDS <= span.end)
 
 
-def _write(place: Place, objects: list[Object], span: Window | None, formats: Container[str], file: BinaryIO) -> int:
+def _write(place: Place, objects: list[Object], span: Window | None, formats: Container[str], file: _Output) -> int:
     count = 0
     for entry in objects:
         if _is_whole(entry, span) or entry.key in formats:
