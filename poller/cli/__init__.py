@@ -167,7 +167,9 @@ def _tell_of_failure(error: BaseException) -> None:
     if isinstance(error, OSError) and error.errno in _NO_MORE_FILES:
         tell("too many open files (raise the limit: LimitNOFILE= of systemd, ulimit -n); nothing is lost")
         return
-    if isinstance(error, FileNotFoundError) and error.filename is None:  # only the call for the current directory names no file
+    if (
+        isinstance(error, FileNotFoundError) and error.filename is None
+    ):  # only the call for the current directory names no file
         tell("the current directory does not exist any more (change to another one); nothing is lost")
         return
     logging.getLogger("poller").debug("program.failed", exc_info=error)
