@@ -66,7 +66,7 @@ def _overview(built: Dashboard) -> Dashboard:
                 unit="s",
                 warning=180,
                 critical=600,
-                description="How long ago the contract that waits longest was last polled with success.",
+                description="How long ago the contract that waits longest was last polled with success. Decades: never.",
             )
         )
         .with_panel(

@@ -147,9 +147,10 @@ class Metrics(Collector):
         )
         yield _gauge(
             "last_poll_success_at_seconds",
-            "When the last poll of the contract succeeded.",
+            "When the last poll of the contract succeeded; 0: none has yet.",
             ["contract"],
-            {(row.contract,): row.succeeded_at for row in polled if row.succeeded_at is not None},
+            # Without a value, the alert on a contract that cannot be read would not fire from the first day on.
+            {(row.contract,): row.succeeded_at or 0 for row in polled},
         )
         yield _counter(
             "events_delivered",

@@ -151,8 +151,13 @@ def test_a_lag_is_never_negative_and_what_is_not_known_is_not_shown() -> None:
     overview = views.state([views.contract("2", watermark=NOW + 5, succeeded_at=None)], [])
     shown = values(Metrics(lambda: overview, lambda: NOW))
     assert shown["collect_lag_seconds account=default contract=2"] == 0
-    assert not [name for name in shown if name.startswith(("last_poll", "state_created"))]
+    assert not [name for name in shown if name.startswith("state_created")]
     assert shown["events_filtered_total reason=none"] == 0
+
+
+def test_a_contract_that_was_never_read_shows_so_and_fires_the_alert_on_stale_polls() -> None:
+    overview = views.state([views.contract("2", succeeded_at=None)], [])
+    assert values(Metrics(lambda: overview, lambda: NOW))["last_poll_success_at_seconds contract=2"] == 0
 
 
 def test_what_the_process_does_is_counted() -> None:
