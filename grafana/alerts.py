@@ -234,7 +234,7 @@ ALERTS = (
         "90m",
         "critical",
         "The audit still misses entries of contract {{ $labels.contract }}, one audit after it had them collected",
-        "`ionos-poller audit --from 24h --to 1m --repair` tries it once more, and says what came of it.",
+        "`ionos-poller audit --from 8d --repair` tries it once more, and says what came of it.",
     ),
     Alert(
         "AuditRepairs",

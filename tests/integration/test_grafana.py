@@ -20,6 +20,8 @@ import yaml
 from grafana.__main__ import files
 from grafana.activity import FIELDS
 from grafana.alerts import ALERTS
+from poller.config.model import Poll
+from poller.config.values import parse_duration
 from poller.service.metrics import Metrics
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store.sqlite import State
@@ -245,6 +247,13 @@ def test_an_alert_names_only_labels_that_its_series_have(metrics: Mapping[str, s
         names = re.findall(r"ionos_poller_\w+", alert.expr)
         has = set(group.split(", ")).union(*(metrics[name] for name in names))
         assert set(re.findall(r"\$labels\.(\w+)", alert.summary + alert.remedy)) <= has, alert.name
+
+
+def test_what_an_audit_finds_missing_is_within_reach_of_the_command_that_its_alert_names() -> None:
+    (alert,) = [alert for alert in ALERTS if alert.name == "AuditFindsMissing"]
+    (reach,) = re.findall(r"audit --from (\w+) --repair", alert.remedy)
+    poll = Poll()
+    assert parse_duration(reach) >= poll.audit_span_seconds + poll.audit_interval_seconds
 
 
 def test_every_field_in_a_query_is_where_entries_have_it() -> None:
