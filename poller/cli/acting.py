@@ -73,5 +73,7 @@ def warn_of_root(stores: Stores) -> None:
 @cache
 def _warn_of_root(place: str, owner: int) -> None:
     login = login_of(owner)
-    hint = f"run it as that user: sudo -u {login} ionos-poller ..."
+    # sudo takes no user that the system has no name for.
+    become = f"setpriv --reuid {owner} --regid {owner} --clear-groups" if login == str(owner) else f"sudo -u {login}"
+    hint = f"run it as that user: {become} ionos-poller ..."
     log.warning("state.used_by_root", extra={"state_dir": place, "owner": login, "hint": hint})

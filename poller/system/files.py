@@ -198,9 +198,8 @@ class NewFile:
         `for_owner_of`: if we are root, the file belongs to the owner of this directory.
         """
         try:
-            if for_owner_of is not None and os.geteuid() == 0:
-                owner = for_owner_of.stat()
-                os.fchown(self._descriptor, owner.st_uid, owner.st_gid)
+            if for_owner_of is not None:
+                give_to_owner_of(for_owner_of, self._descriptor)
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 before = self.path.stat()
                 if before.st_uid in _trusted_owners():  # not to another user who put a file there
@@ -226,6 +225,23 @@ class NewFile:
 def _unwritable(path: Path, error: OSError) -> ConfigError:
     hint = "check that the directory exists, that this user can write there, and that there is room"
     return ConfigError([Problem(str(path), f"cannot be written: {error.strerror}", hint)])
+
+
+def create_for_owner_of(directory: Path, name: str) -> None:
+    """Create an empty file with mode 0600 in a directory. What root makes is for the owner of it.  Raises: OSError."""
+    descriptor = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        give_to_owner_of(directory, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def give_to_owner_of(directory: Path, descriptor: int) -> None:
+    """Give a file that root made to the owner of a directory, if the file system keeps owners."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):
+            owner = directory.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def can_open_files() -> bool:

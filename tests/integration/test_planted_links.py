@@ -15,6 +15,7 @@ from tests.states import with_dead_letters
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="NOT CHECKED: only root can make files of another user")
 MALLORY = 65_534
+NAMELESS = 61_184  # as of a service with DynamicUser=, which has a name only while it runs
 PRECIOUS = b"root's own words, and enough of them that a cut shows\n" * 3
 
 
@@ -132,6 +133,25 @@ def test_root_works_in_the_state_of_a_service(place: Bench) -> None:
     assert {path.stat().st_uid for path in place.state_dir.iterdir()} == {MALLORY}
     (warning,) = [line for line in told.log if line["message"] == "state.used_by_root"]
     assert (warning["level"], warning["owner"]) == ("WARNING", pwd.getpwuid(MALLORY).pw_name)
+
+
+def test_a_state_that_root_begins_in_the_directory_of_a_service_is_for_the_service(place: Bench) -> None:
+    place.state_dir.mkdir(mode=0o700)
+    os.chown(place.state_dir, MALLORY, MALLORY)
+    assert place.fetch().code == 0
+    made = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in place.state_dir.iterdir()}
+    assert made == dict.fromkeys(["fetch.db", "fetch.lock"], (MALLORY, MALLORY))
+
+
+@pytest.mark.parametrize(
+    ("owner", "become"),
+    [(MALLORY, "sudo -u nobody ionos-poller"), (NAMELESS, f"setpriv --reuid {NAMELESS} --regid {NAMELESS} --clear-")],
+)
+def test_the_warning_of_root_says_how_to_be_the_owner_of_the_state(owner: int, become: str, place: Bench) -> None:
+    place.state_dir.mkdir(mode=0o700)
+    os.chown(place.state_dir, owner, owner)
+    (warning,) = [line for line in place.fetch().log if line["message"] == "state.used_by_root"]
+    assert f"run it as that user: {become}" in warning["hint"]
 
 
 def test_what_root_purges_in_the_state_of_a_service_is_kept_for_the_service(place: Bench) -> None:

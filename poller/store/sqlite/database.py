@@ -6,7 +6,6 @@ name, and no new state replaces them until a person gives the time to read from.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import stat
 import time
@@ -29,6 +28,7 @@ from poller.store.sqlite.translation import (
     translated_os,
     translated_reading,
 )
+from poller.system.files import create_for_owner_of
 from poller.system.liveness import moves
 
 # How long to wait for another program that has the file locked. The tries are short: our other threads run in between.
@@ -320,7 +320,7 @@ def new_file(path: Path, new: Path) -> Iterator[sqlite3.Connection]:
         # SQLite would use the side files of a deleted state for the new one.
         for stale in (*files_of(new), *files_of(path)[1:]):
             stale.unlink(missing_ok=True)
-        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        create_for_owner_of(new.parent, new.name)
     with translated_os(path):
         shared = attach(new, is_writable=True)
     try:

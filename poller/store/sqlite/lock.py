@@ -15,7 +15,7 @@ from pathlib import Path
 
 from poller.core.errors import StateError, StateHeldError, StoppedError
 from poller.store.sqlite.translation import translated_os
-from poller.system.files import open_own
+from poller.system.files import give_to_owner_of, open_own
 
 _LOCK_POLL_SECONDS = 0.1
 _PID_BYTES = 20
@@ -30,6 +30,7 @@ class Lock:
         stop = stop or threading.Event()
         with translated_os(path):
             self._fd = _open(path, os.O_RDWR | os.O_CREAT)
+        give_to_owner_of(path.parent, self._fd)
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
