@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from poller.store.protocols import State
 from poller.store.rows import Batch, Committed, DeadLetter, Prepared, WindowRead
 from poller.store.sqlite import State as FileState
 from poller.store.sqlite import dead_letters
+from poller.store.sqlite.schema import APPLICATION_ID, migrate, with_functions
 
 START = 1_777_593_600  # a whole hour
 HOUR = 3600
@@ -159,6 +161,16 @@ def counts(state: State, start: int, end: int) -> dict[int, int]:
 
 def open_state(directory: Path, *, since: int | None = None) -> State:
     return FileState.open(directory, "fetch", since=since, accounts=["default"])
+
+
+def first_schema(path: Path) -> None:
+    """A state file as the first version left it, with a contract in it."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with closing(with_functions(sqlite3.connect(path, isolation_level=None))) as connection:
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        migrate(connection, until=1)
+        connection.execute("INSERT INTO contracts (contract, account, origin, watermark) VALUES ('1', 'default', 5, 9)")
 
 
 def with_a_sink(directory: Path) -> State:

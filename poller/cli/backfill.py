@@ -30,7 +30,7 @@ from poller.core.amounts import plural
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
 from poller.core.windows import Window, format_time
 from poller.pipeline.backfill import Backfill, Order, Span, TooOldEntries, discard, open_state, to_forget
-from poller.pipeline.status import read_status
+from poller.pipeline.status import read_status, read_use
 from poller.sinks.base import TooOld
 from poller.store.opening import stores_of
 from poller.store.protocols import State
@@ -174,6 +174,9 @@ def forget(settings: Settings, ids: tuple[str, ...], is_all_finished: bool, yes:
     """
     config = settings.load(check_files=False)
     stores = stores_of(config)
+    for name in stores.uses():
+        if name.endswith(ids):
+            read_use(stores, name)  # or it says why it cannot be read
     names = to_forget(read_status(stores).uses, ids, is_all_finished=is_all_finished, may_be_unfinished=yes)
     warn_of_root(stores)
     for name in names:

@@ -20,7 +20,7 @@ import msgspec
 
 from poller.config import AnySink, Config
 from poller.config.sink_base import Format
-from poller.core.errors import ASKING_ERRORS, AuthError, ConfigError, PollerError, Problem, StateHeldError
+from poller.core.errors import ASKING_ERRORS, AuthError, ConfigError, PollerError, Problem, StateError, StateHeldError
 from poller.core.events import Event
 from poller.core.windows import Window, format_time, tile
 from poller.ionos.api import ActivityLog
@@ -46,7 +46,7 @@ from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.overview import FINISHED
 from poller.store.parts import Archives
 from poller.store.protocols import State, Stores
-from poller.store.rows import Prepared
+from poller.store.rows import Prepared, Replica
 
 log = logging.getLogger(__name__)
 
@@ -352,11 +352,12 @@ class Backfill:
 def open_state(stores: Stores, order: Order) -> tuple[State, bool]:
     """The state of an order, and whether it is new.
 
-    Raises: StateHeldError while another process works on it; for a file, also on another machine, because each would write a part
-    of the range.
+    Raises: StateHeldError while another process works on it; for a file, also on another machine: each would write a part.
     """
     is_new = order.use not in stores.uses()
-    replicas = stores.snapshot(order.use).replicas if order.output and not is_new else ()
+    replicas: Sequence[Replica] = ()
+    with suppress(StateError):  # `open` upgrades it, or says what is wrong
+        replicas = stores.snapshot(order.use).replicas if order.output and not is_new else ()
     for replica in replicas:
         hint = "wait until it has ended, or export to a sink, which several machines can share"
         raise StateHeldError(f"{replica.host} works on this backfill (process {replica.pid})", hint=hint)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.daemon import FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDaemon
 from tests.integration.fetching import Bench, Starter, finish
+from tests.states import first_schema
 from tests.support import COMMAND, clean_environment, wait_until
 from tests.terminal import COLOUR, COLUMNS, Terminal, on_terminal
 
@@ -175,6 +176,16 @@ def test_the_daemon_comes_first_and_finished_backfills_share_a_line(bench: Start
     assert line.endswith(" and 1 more")
     assert list(json.loads(place.run("status", "--json").lines[0])["uses"])[:2] == ["run", "fetch"]
     assert place.run("status", "--all").lines.count(b"") >= 5, "each in full"
+
+
+def test_of_a_backfill_that_cannot_be_read_forget_says_why(bench: Starter) -> None:
+    place = bench(events=30)
+    first_schema(place.state_dir / "backfill-old.db")
+    refused = place.run("backfill", "forget", "old")
+    assert (refused.code, len(refused.told)) == (4, 1)
+    assert "start `run` or `fetch`, which upgrades all states here" in refused.told[0]
+    assert place.fetch().code == 0
+    assert place.run("backfill", "forget", "old", "--yes").lines == [b"backfill-old forgotten"]
 
 
 def test_a_finished_backfill_is_forgotten_and_one_that_is_not_stays(bench: Starter) -> None:

@@ -42,7 +42,7 @@ from poller.store.sqlite import Stores
 from tests import views
 from tests.archives import MemoryPlace, verify
 from tests.fake_api import BEGAN, H, Log
-from tests.states import commit, event, next_batch, settle
+from tests.states import commit, event, first_schema, next_batch, settle
 
 ASKED = Window(BEGAN - 3 * H, BEGAN - H)
 ORDER = Order("3h", "1h", (), "-", (), is_again=False)
@@ -548,6 +548,13 @@ def test_the_state_of_an_order_is_new_once(tmp_path: Path) -> None:
         state, told = open_state(stores, ORDER)
         state.close()
         assert told == is_new
+
+
+def test_an_export_to_a_file_goes_on_after_an_upgrade(tmp_path: Path) -> None:
+    first_schema(tmp_path / f"{ORDER.use}.db")
+    state, is_new = open_state(Stores(tmp_path), ORDER)
+    with closing(state):
+        assert (is_new, [row.watermark for row in state.contracts.all()]) == (False, [9])
 
 
 def test_only_an_export_to_sinks_may_be_shared_by_several_machines(

@@ -21,9 +21,10 @@ from poller.core.windows import Window
 from poller.store.sqlite import State, Stores
 from poller.store.sqlite.database import Database
 from poller.store.sqlite.inspection import holder_of, schema_of
+from poller.store.sqlite.lock import Lock
 from poller.store.sqlite.overview import overview_of
-from poller.store.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, with_functions
-from tests.states import HOUR, START, commit, event, events, next_batch, open_state
+from poller.store.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
+from tests.states import HOUR, START, commit, event, events, first_schema, next_batch, open_state
 from tests.support import TOP, UNMEASURED, clean_environment
 
 # The file
@@ -267,19 +268,33 @@ for steps in range(8, 400, 6):
 
 
 def test_a_state_of_the_first_schema_is_upgraded_with_all_that_is_in_it(directory: Path) -> None:
-    directory.mkdir(mode=0o700)
-    with closing(with_functions(sqlite3.connect(directory / "fetch.db", isolation_level=None))) as connection:
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        migrate(connection, until=1)
-        connection.execute("INSERT INTO contracts (contract, account, origin, watermark) VALUES ('1', 'default', 5, 9)")
+    first_schema(directory / "fetch.db")
     with pytest.raises(StateError, match="has schema 1") as raised:
         overview_of(directory / "fetch.db")
-    assert "upgrades it" in raised.value.hint
+    assert "which upgrades all states here" in raised.value.hint
     with closing(open_state(directory)) as state:
         (row,) = state.contracts.all()
         assert (state.overview().created_at, state.overview().last_action) == (None, None), "nobody noted it"
     assert (row.contract, row.origin, row.watermark, row.audited_at) == ("1", 5, 9, 0)
+    assert list(directory.glob("*unusable*")) == []
+
+
+def test_a_start_upgrades_the_other_states_of_its_directory_but_none_that_is_in_use_or_damaged(directory: Path) -> None:
+    """Nobody opens a finished backfill any more: `status` could not read it, nor could it be forgotten."""
+    for use in ("backfill-old", "backfill-held", "backfill-damaged"):
+        first_schema(directory / f"{use}.db")
+    with closing(sqlite3.connect(directory / "backfill-damaged.db")) as connection:
+        connection.execute("DROP TABLE contracts")
+    lock = Lock(directory / "backfill-held.lock")
+    stores = Stores(directory)
+    stores.open("run").close()
+    assert [row.watermark for row in stores.snapshot("backfill-old").contracts] == [9]
+    for use in ("backfill-held", "backfill-damaged"):
+        with pytest.raises(StateError, match="has schema 1, not"):
+            stores.snapshot(use)
+    lock.release()
+    stores.open("run").close()
+    assert [row.watermark for row in stores.snapshot("backfill-held").contracts] == [9]
     assert list(directory.glob("*unusable*")) == []
 
 

@@ -44,6 +44,7 @@ _VACUUM_PAGES = 1000
 # What SQLite does with free pages. The file stores the setting. Each of these statements commits.
 _GIVE_BACK_WHEN_ASKED = "PRAGMA auto_vacuum = INCREMENTAL"
 _GIVE_BACK_WITH_EACH_COMMIT, _WITH_EACH_COMMIT = "PRAGMA auto_vacuum = FULL", 1
+_OLDER_HINT = "start `run` or `fetch`, which upgrades all states here"
 _UNKNOWN_HINT = "move it away, and run once with --since T, T at or before the last good run"
 Piece = TypeVar("Piece")
 
@@ -100,9 +101,7 @@ class Database:
         if version > SCHEMA_VERSION:
             raise newer_schema(self.path, version)
         if version < SCHEMA_VERSION and not self.is_owner:
-            raise StateError(
-                f"{self.path}: has schema {version}, not {SCHEMA_VERSION}", hint="start `run` to upgrade it"
-            )
+            raise StateError(f"{self.path}: has schema {version}, not {SCHEMA_VERSION}", hint=_OLDER_HINT)
         query("PRAGMA journal_mode = WAL")
         query("PRAGMA synchronous = NORMAL")
         query("PRAGMA journal_size_limit = 16777216")
@@ -277,9 +276,7 @@ class Reader:
                 if version > SCHEMA_VERSION:
                     raise newer_schema(path, version)
                 if version != SCHEMA_VERSION:
-                    raise StateError(
-                        f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint="`run` or `fetch` upgrades it"
-                    )
+                    raise StateError(f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint=_OLDER_HINT)
                 if not has_usual_types(connection):
                     raise StateError(f"{path} is damaged", hint="the next start of what uses it sets it aside")
         except BaseException:  # even an interrupt must not leave the file open

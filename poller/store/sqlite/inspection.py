@@ -37,6 +37,17 @@ def schema_of(path: Path) -> int:
     return version
 
 
+def is_older(path: Path) -> bool:
+    """Whether a state file is of an older version of this program.  Raises: StateError when it cannot be read."""
+    with translated_reading(path):
+        shared = attach(path, is_writable=False)
+        try:
+            with shared.lock:
+                return int(shared.raw.execute("PRAGMA user_version").fetchone()[0]) < SCHEMA_VERSION
+        finally:
+            detach(shared)
+
+
 def _sound_version(path: Path) -> int:
     shared = attach(path, is_writable=False)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from poller.core.errors import StateError
@@ -42,7 +42,7 @@ class Stores:
         return str(self._path(use).absolute())
 
     def prepare(self) -> list[int]:
-        """Does nothing: `open` creates or upgrades each file."""
+        """Does nothing: `open` creates or upgrades the files."""
         return []
 
     def uses(self) -> list[str]:
@@ -64,7 +64,21 @@ class Stores:
         accounts: Iterable[str] = (),
         by: Action | None = None,
     ) -> State:
-        return State.open(self.directory, use, wait=wait, stop=stop, since=since, accounts=accounts, by=by)
+        state = State.open(self.directory, use, wait=wait, stop=stop, since=since, accounts=accounts, by=by)
+        for other in self.uses():
+            if other != use:
+                self._upgrade(other)
+        return state
+
+    def _upgrade(self, use: str) -> None:
+        """Have a state that nobody works on be of this version: a finished backfill is opened by nobody any more, only read.
+
+        What cannot be upgraded is left as it is, for who opens it.  Commits: its schema.
+        """
+        with suppress(StateError):
+            path = self._path(use)
+            if inspection.is_older(path) and inspection.schema_of(path):  # not a damaged one, which would be set aside
+                State.open(self.directory, use).close()
 
     def attach(self, use: str) -> State:
         return State.attach(self._existing(use))
