@@ -234,7 +234,7 @@ MISTAKES: dict[Callable[[Bench], Environment | None], Told] = {
     wrong_api_key: Told(3, "sink logging", "the credentials are refused: HTTP 401", "--rotate-key"),
     wrong_tag: Told(1, "sink logging", "nothing takes events there", "check url and tag"),
     buffer_of_4k: Told(2, "fluent-bit", "Buf_Size 4k loses every longer entry", "set Buf_Size 2M", FLUENT_BIT),
-    unwritable_state: Told(4, "state", "cannot be written: Not a directory", "another --state-dir"),
+    unwritable_state: Told(4, "state", "cannot be written: it is no directory", "another --state-dir"),
     corrupt_state: Told(4, "state fetch", "is damaged", "--since T"),
     clock_two_hours_off: Told(1, "clock", "2.0 h ahead of the API's", "timedatectl"),
     page_that_is_too_large: Told(0, "page_size", "limit must not exceed 100", "set api.page_size to "),

@@ -16,6 +16,7 @@ import pytest
 
 from poller.cli.options import use_of
 from poller.core.errors import (
+    EXIT_INCOMPLETE,
     EXIT_STATE,
     StateError,
     StateFullError,
@@ -295,9 +296,22 @@ def test_a_directory_is_writable_or_can_be_made_or_is_not(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     found = check_directory(tmp_path / "file" / "a")
     assert (found.level, found.name, found.exit_code) == ("fail", "state", EXIT_STATE)
-    assert found.message == f"{tmp_path / 'file'}: cannot be written: Not a directory"
+    assert found.message == f"{tmp_path / 'file'}: cannot be written: it is no directory"
     assert found.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_directory_on_a_full_disk_is_told_as_the_daemon_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_full(**options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", is_full)
+    found = check_directory(tmp_path)
+    assert (found.level, found.exit_code) == ("fail", EXIT_INCOMPLETE)
+    assert found.message == f"{tmp_path}: no space left on the disk"
+    assert found.hint.startswith("free some, or raise the quota")
 
 
 @pytest.mark.parametrize(("mode", "level"), [(0o777, "fail"), (0o1777, "ok"), (0o770, "ok")])

@@ -15,6 +15,7 @@ from poller.store.sqlite.database import refuse_open
 from poller.store.sqlite.inspection import holder_of, missing_in, schema_of
 from poller.store.sqlite.lock import check_lock, lock_of
 from poller.store.sqlite.schema import SCHEMA_VERSION
+from poller.store.sqlite.translation import translated_os
 
 MIB = 1 << 20
 WARN_FREE_BYTES = 200 * MIB
@@ -35,11 +36,10 @@ def check_directory(directory: Path) -> Diagnosis:
     """Check that this user, and no other, can write there, or can create the directory if it does not exist."""
     existing = _existing(directory)
     try:
-        with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
+        with translated_os(existing), tempfile.TemporaryFile(dir=existing, buffering=0) as file:
             file.write(b"\n")
-    except OSError as error:
-        hint = "choose another --state-dir, or give this user the right to write there"
-        return Diagnosis("fail", "state", f"{existing}: cannot be written: {error.strerror}", hint, EXIT_STATE)
+    except StateError as error:
+        return _failed("state", error)
     if existing != directory:
         return Diagnosis("ok", "state", f"{directory}: writable, will be created")
     try:

@@ -27,6 +27,7 @@ _FAILED_WRITES = (
     sqlite3.SQLITE_IOERR_SHMSIZE,
 )
 _ROOM_BYTES = 1024 * 1024
+_FULL_HINT = "free some, or raise the quota; what was not stored yet is still in the API and will be read again"
 _OWNER_HINT = "check that it belongs to this user"
 _RAISE_LIMIT = "raise the limit (LimitNOFILE= of systemd, ulimit -n), or wait"
 
@@ -48,7 +49,7 @@ def translated_os(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise StateFullError(f"{path}: no space left on the disk", hint="free some and start again") from error
+            raise StateFullError(f"{path}: no space left on the disk", hint=_FULL_HINT) from error
         if error.errno in _NO_RESOURCES:
             raise StateUnavailableError(f"{path}: cannot be opened: {error.strerror}", hint=_RAISE_LIMIT) from error
         why = "it is no directory" if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
@@ -71,10 +72,7 @@ def as_passing(path: Path, error: Exception) -> StateUnavailableError | None:
     """The error if it can end by itself, without a change to the state; otherwise None."""
     kind = kind_of(error)
     if kind == sqlite3.SQLITE_FULL or (kind in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path)):
-        return StateFullError(
-            f"{path}: no space left on the disk",
-            hint="free some, or raise the quota; what was not stored yet is still in the API and will be read again",
-        )
+        return StateFullError(f"{path}: no space left on the disk", hint=_FULL_HINT)
     if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL):
         return StateUnavailableError(
             f"{path}: another program has the state locked",
