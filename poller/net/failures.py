@@ -69,6 +69,9 @@ def translate(error: Exception, host: str) -> TransientError:
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
             what = "the answer came too slowly" if isinstance(root, TooSlowError) else "no answer within read_timeout"
             return TransientError(what, hint="raise read_timeout if the network is that slow", is_size_suspect=True)
+        case requests.exceptions.InvalidSchema() if "SOCKS" in str(error):
+            hint = "name an HTTP proxy in HTTPS_PROXY or HTTP_PROXY, and unset ALL_PROXY"
+            return TransientError("a SOCKS proxy cannot be used", hint=hint)
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
             return TransientError(f"the request could not be made: {reason}", hint="check the url, and that of a proxy")
         case requests.exceptions.ContentDecodingError() | urllib3.exceptions.DecodeError():
@@ -111,7 +114,11 @@ def proxy_words(root: BaseException) -> tuple[str, str]:
     refusal = re.search(r"Tunnel connection failed: ([0-9]{3})", str(root))
     if refusal and refusal[1] == "407":
         return "it wants credentials (407)", PROXY_CREDENTIALS_HINT
-    return f"it answered {refusal[1]}" if refusal else type(root).__name__, _PROXY_HINT
+    if refusal:
+        return f"it answered {refusal[1]}", _PROXY_HINT
+    if isinstance(root, ConnectionRefusedError):
+        return "it refuses connections", _PROXY_HINT
+    return "its host name is not known" if isinstance(root, socket.gaierror) else type(root).__name__, _PROXY_HINT
 
 
 def tls_words(root: BaseException) -> tuple[str, str]:

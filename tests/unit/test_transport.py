@@ -304,6 +304,24 @@ def test_a_proxy_that_refuses_is_named_as_the_culprit(server: Server) -> None:
     transport.close()
 
 
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("socks5://127.0.0.1:1", "a SOCKS proxy cannot be used"),
+        ("socks5h://127.0.0.1:1", "a SOCKS proxy cannot be used"),
+        ("http://127.0.0.1:{port}", "the proxy did not let the request through: it refuses connections"),
+        ("http://name.invalid:1", "the proxy did not let the request through: its host name is not known"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_told_in_words(proxy: str, words: str) -> None:
+    transport = Transport(timeout_seconds=(1.0, 1.0), proxies={"http": proxy.format(port=free_port())})
+    with pytest.raises(TransientError) as raised:
+        transport.request("GET", "http://api.example/path")
+    transport.close()
+    assert raised.value.message == words
+    assert "HTTPS_PROXY or HTTP_PROXY" in raised.value.hint
+
+
 # Foreign exceptions
 
 
@@ -508,7 +526,7 @@ TLS = "TLS failed with host:1"
         ),
         (
             caused(requests.exceptions.ProxyError(), ConnectionRefusedError()),
-            "the proxy did not let the request through: ConnectionRefusedError",
+            "the proxy did not let the request through: it refuses connections",
             "check HTTPS_PROXY or HTTP_PROXY",
             False,
         ),
