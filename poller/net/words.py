@@ -24,7 +24,12 @@ _ENTRY = re.compile(r'"(?:_source|@uuid)"\s*:')
 
 
 def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
-    """The server's words as one printable line of at most 200 characters, without our secrets and body."""
+    """The server's words as one printable line of at most 200 characters, without our secrets and body.
+
+    Of an error body of an IONOS API only its messages: entries hold such bodies, too, so all of it would be taken for an echo.
+    """
+    if messages := _messages(answer, is_marked=True):
+        answer = answer._replace(body=messages, headers={})
     text = _masked(_text_of(answer.body[:_MAX_BODY_BYTES]), [*secrets, *answer.secrets])
     if "html" in answer.headers.get("Content-Type", ""):
         text = re.sub(r"<[^<>]*>", " ", text)
@@ -56,13 +61,20 @@ def api_words_of(answer: Response, secrets: Sequence[str]) -> str:
 
 def error_words_of(answer: Response, secrets: Sequence[str]) -> str | None:
     """The messages of an error body of an IONOS API, with any status; None if the answer is no error body."""
+    messages = _messages(answer)
+    return None if messages is None else words_of(answer._replace(body=messages, headers={}), secrets, b"")
+
+
+def _messages(answer: Response, *, is_marked: bool = False) -> bytes | None:
+    """The messages of an error body of an IONOS API in one line; with `is_marked`, only if it names its status, as theirs do."""
     try:
-        messages = json.loads(answer.body[:_MAX_BODY_BYTES])["messages"]
-        texts = [_message(message) for message in messages[:_MAX_MESSAGES]]
+        body = json.loads(answer.body[:_MAX_BODY_BYTES])
+        texts = [_message(message) for message in body["messages"][:_MAX_MESSAGES]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    body = "; ".join(text for text in texts if text).encode("utf-8", "replace")
-    return words_of(answer._replace(body=body, headers={}), secrets, b"")
+    if is_marked and "httpStatus" not in body:
+        return None
+    return "; ".join(text for text in texts if text).encode("utf-8", "replace")
 
 
 def loose_json(body: bytes) -> Any:

@@ -125,6 +125,15 @@ def test_words_end_where_they_repeat_what_was_sent(said: str, shown: str) -> Non
     assert plain(said.encode(), sent=b'{"a\\\\":"' + b"SENT" * 50 + b'"}') == shown
 
 
+def test_an_error_like_one_in_an_entry_that_was_sent_is_no_echo_of_it() -> None:
+    """An entry of a request that failed holds the answer of an IONOS API, which has the same form as that of our sink."""
+    error = b'{"httpStatus":403,"messages":[{"errorCode":"311","message":"%s"}]}'
+    sent = b'[{"event":{"param":{"error":' + error % b"Forbidden" + b"}}}]"
+    assert plain(error % b"the key is revoked", sent=sent) == "311: the key is revoked"
+    assert plain(error % sent[:60].replace(b'"', b'\\"'), sent=sent) == "..."
+    assert plain(b'{"messages":["a"],"why":"b"}', sent=sent) == '{"messages":["a"],"why":"b"}'
+
+
 def test_what_was_sent_is_known_again_without_its_backslashes() -> None:
     sent = b'{"path":"' + b"C:\\\\users\\\\jane.doe" * 5 + b'"}'
     for echo in (sent, json.dumps(sent.decode()).encode()):
