@@ -84,7 +84,10 @@ def _use(config: Config, use: Use, contracts: int | None) -> Iterator[Renderable
     if use.state.replicas:
         headings = ("replica", "process", "version", "contracts>", "last sign of life")
         yield _table(*headings, rows=(_replica(row, now) for row in use.state.replicas))
-    yield from _contracts(config, use.state, now, contracts)
+    if use.state.contracts or use.name not in ("run", "fetch"):
+        yield from _contracts(config, use.state, now, contracts)
+    else:
+        yield _line("yellow", "no contract is known yet: `ionos-poller check` says why")
     if use.state.sinks:
         yield _sink_table(config, use)
     yield from _troubles(config, use, now)

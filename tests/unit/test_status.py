@@ -390,3 +390,12 @@ def test_of_what_the_daemon_does_not_poll_any_more_no_trouble_is_told(account: s
     (row,) = [line for line in text.splitlines() if line.startswith(" 2 ")]
     assert row.split()[-1] == "excluded"
     assert ("HTTP 403" in text, "is still to be read" in text) == (is_told, is_told)
+
+
+@pytest.mark.parametrize(("use", "is_told"), [("run", True), ("fetch", True), ("restore-1", False)])
+def test_where_no_contract_is_known_it_says_what_tells_why(use: str, is_told: bool) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(page(config_of(["loki"]), Seen([Use(use, "state", state([]), 4711)], []), contracts=None))
+    text = console.export_text()
+    assert ("no contract is known yet: `ionos-poller check` says why" in text) == is_told
+    assert ("complete up to" in text) != is_told
