@@ -21,7 +21,18 @@ def metric(name: str, labels: str = ALL) -> str:
 
 
 def rate(name: str, labels: str, by: str) -> str:
+    """Of what each process counts by itself."""
     return f"sum by ({by}) (rate({metric(name, labels)}[$__rate_interval]))"
+
+
+def state_rate(name: str, labels: str, by: str) -> str:
+    """Of what is counted in the state: each replica that shares it shows the same count, so they are not added up."""
+    return f"max by ({by}) (rate({metric(name, labels)}[$__rate_interval]))"
+
+
+def state_gauge(name: str, labels: str, by: str) -> str:
+    """The same of a gauge."""
+    return f"max by ({by}) ({metric(name, labels)})"
 
 
 def dashboard() -> Dashboard:
@@ -82,14 +93,18 @@ def _overview(built: Dashboard) -> Dashboard:
         )
         .with_panel(
             number(
-                "prometheus", "Dead letters", Query(f"sum({metric('dead_letters', BY_SINK)})"), warning=1, critical=100
+                "prometheus",
+                "Dead letters",
+                Query(f"sum({state_gauge('dead_letters', BY_SINK, 'sink')})"),
+                warning=1,
+                critical=100,
             )
         )
         .with_panel(
             number(
                 "prometheus",
                 "Parked sinks",
-                Query(f"sum({metric('sink_parked', BY_SINK)})"),
+                Query(f"sum({state_gauge('sink_parked', BY_SINK, 'sink')})"),
                 critical=1,
                 description="Sinks that refuse our credentials. Their events wait for a person.",
             )
@@ -98,7 +113,7 @@ def _overview(built: Dashboard) -> Dashboard:
             number(
                 "prometheus",
                 "Contracts not taken",
-                Query(f"sum({metric('contracts_postponed', BY_SINK)})"),
+                Query(f"sum({state_gauge('contracts_postponed', BY_SINK, 'sink')})"),
                 warning=1,
                 description="Contracts that a sink does not take while it takes others. Each waits on its own.",
             )
@@ -107,7 +122,7 @@ def _overview(built: Dashboard) -> Dashboard:
             number(
                 "prometheus",
                 "Gaps",
-                Query(f"sum({metric('gaps', BY_CONTRACT)}) or vector(0)"),
+                Query(f"sum({state_gauge('gaps', BY_CONTRACT, 'contract, reason')}) or vector(0)"),
                 warning=1,
                 description="Spans that cannot be read, and that nobody has accepted. All else is collected.",
             )
@@ -125,7 +140,7 @@ def _overview(built: Dashboard) -> Dashboard:
             number(
                 "prometheus",
                 "Accounts not read",
-                Query(f"sum({metric('account_unread')})"),
+                Query(f"sum({state_gauge('account_unread', ALL, 'account')})"),
                 critical=1,
                 description="Accounts that have not said which contracts they have: nothing of them is polled.",
             )
@@ -143,7 +158,9 @@ def _collecting(built: Dashboard) -> Dashboard:
             curves(
                 "prometheus",
                 "New entries",
-                Query(rate("events_collected_total", BY_CONTRACT, "account, contract"), "{{account}} {{contract}}"),
+                Query(
+                    state_rate("events_collected_total", BY_CONTRACT, "account, contract"), "{{account}} {{contract}}"
+                ),
                 unit="cps",
             )
         )
@@ -151,7 +168,7 @@ def _collecting(built: Dashboard) -> Dashboard:
             curves(
                 "prometheus",
                 "Age of the watermark",
-                Query(metric("collect_lag_seconds", BY_CONTRACT), "{{account}} {{contract}}"),
+                Query(state_gauge("collect_lag_seconds", BY_CONTRACT, "account, contract"), "{{account}} {{contract}}"),
                 unit="s",
                 description="Up to the watermark a contract is complete, but for what the API shows late.",
             )
@@ -160,7 +177,7 @@ def _collecting(built: Dashboard) -> Dashboard:
             curves(
                 "prometheus",
                 "Gaps",
-                Query(metric("gap_seconds", BY_CONTRACT), "{{contract}}"),
+                Query(state_gauge("gap_seconds", BY_CONTRACT, "contract"), "{{contract}}"),
                 unit="s",
                 description="How long the spans of a contract are that cannot be read, and that nobody has accepted.",
             )
@@ -169,11 +186,16 @@ def _collecting(built: Dashboard) -> Dashboard:
             curves(
                 "prometheus",
                 "Seen again, late, repaired, filtered",
-                Query(rate("events_duplicate_total", BY_CONTRACT, "instance"), "seen again in the overlap"),
-                Query(rate("events_late_total", BY_CONTRACT, "instance"), "shown late by the API"),
-                Query(rate("events_repaired_total", BY_CONTRACT, "instance"), "repaired by an audit"),
-                Query(rate("events_sharing_id_total", BY_CONTRACT, "instance"), "under an id that another has, too"),
-                Query(rate("events_filtered_total", ALL, "reason"), "filtered: {{reason}}"),
+                Query(
+                    f"sum({state_rate('events_duplicate_total', BY_CONTRACT, 'contract')})", "seen again in the overlap"
+                ),
+                Query(f"sum({state_rate('events_late_total', BY_CONTRACT, 'contract')})", "shown late by the API"),
+                Query(f"sum({state_rate('events_repaired_total', BY_CONTRACT, 'contract')})", "repaired by an audit"),
+                Query(
+                    f"sum({state_rate('events_sharing_id_total', BY_CONTRACT, 'contract')})",
+                    "under an id that another has, too",
+                ),
+                Query(state_rate("events_filtered_total", ALL, "reason"), "filtered: {{reason}}"),
                 unit="cps",
             )
         )
@@ -187,7 +209,7 @@ def _delivering(built: Dashboard) -> Dashboard:
             curves(
                 "prometheus",
                 "Delivered",
-                Query(rate("events_delivered_total", BY_SINK, "sink"), "{{sink}}"),
+                Query(state_rate("events_delivered_total", BY_SINK, "sink"), "{{sink}}"),
                 unit="cps",
             )
         )
@@ -195,11 +217,13 @@ def _delivering(built: Dashboard) -> Dashboard:
             curves(
                 "prometheus",
                 "Digests of archives",
-                Query(metric("archive_digests_total", BY_SINK), "{{sink}}"),
+                Query(state_gauge("archive_digests_total", BY_SINK, "sink"), "{{sink}}"),
                 description="Each batch of an archive has one. Where the line does not rise for hours, it stands still.",
             )
         )
-        .with_panel(curves("prometheus", "Waiting events", Query(metric("outbox_events", BY_SINK), "{{sink}}")))
+        .with_panel(
+            curves("prometheus", "Waiting events", Query(state_gauge("outbox_events", BY_SINK, "sink"), "{{sink}}"))
+        )
         .with_panel(
             curves(
                 "prometheus",
@@ -213,7 +237,7 @@ def _delivering(built: Dashboard) -> Dashboard:
             curves(
                 "prometheus",
                 "Age of the oldest waiting event",
-                Query(metric("deliver_lag_seconds", BY_SINK), "{{sink}}"),
+                Query(state_gauge("deliver_lag_seconds", BY_SINK, "sink"), "{{sink}}"),
                 unit="s",
             )
         )
@@ -230,10 +254,10 @@ def _delivering(built: Dashboard) -> Dashboard:
             curves(
                 "prometheus",
                 "Dead letters",
-                Query(metric("dead_letters", BY_SINK), "{{sink}}"),
-                Query(metric("dead_letters_written_total", BY_SINK), "{{sink}}: written"),
-                Query(metric("dead_letters_replayed_total", BY_SINK), "{{sink}}: replayed"),
-                Query(metric("dead_letters_purged_total", BY_SINK), "{{sink}}: purged"),
+                Query(state_gauge("dead_letters", BY_SINK, "sink"), "{{sink}}"),
+                Query(state_gauge("dead_letters_written_total", BY_SINK, "sink"), "{{sink}}: written"),
+                Query(state_gauge("dead_letters_replayed_total", BY_SINK, "sink"), "{{sink}}: replayed"),
+                Query(state_gauge("dead_letters_purged_total", BY_SINK, "sink"), "{{sink}}: purged"),
                 description="Those at hand, and what became of all: written = at hand + replayed + purged.",
             )
         )

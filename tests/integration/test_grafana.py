@@ -25,6 +25,7 @@ from poller.config.values import parse_duration
 from poller.service.metrics import Metrics
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store.sqlite import State
+from tests import views
 from tests.debian import program
 from tests.support import TOP
 
@@ -226,6 +227,19 @@ def test_every_metric_and_label_in_a_query_is_one_that_the_poller_has(metrics: M
     assert len(asked) > 30
     for where, expr in asked:
         is_asked_for_what_is_there(where, expr, metrics)
+
+
+def test_what_replicas_read_from_one_state_is_not_added_up() -> None:
+    """Each shows the whole of it: the sum of two would be twice what `status` says."""
+    by_process = {"lease_lost", "log_lines_dropped", "state_available"}
+    made = Metrics(lambda: views.state(gaps=[views.gap(1)]))
+    shared = {family.name for family in made.collect()} - {f"ionos_poller_{name}" for name in by_process}
+    assert len(shared) > 15
+    for panel in panels("poller.json"):
+        for target in panel["targets"]:
+            (name, *_) = re.findall(r"ionos_poller_\w+?(?=_total|\{)", target["expr"])
+            if name in shared and "sum" in target["expr"]:
+                assert "max by (" in target["expr"], panel["title"]
 
 
 def test_the_dashboard_and_the_alerts_of_0_1_0_still_find_what_they_ask_for(metrics: Mapping[str, set[str]]) -> None:
