@@ -58,12 +58,13 @@ ALERTS = (
     Alert(
         "PollerDown",
         "prometheus",
-        "absent(ionos_poller_build_info)",
+        # One of several that is down leaves the others' series: Prometheus itself says so of its target.
+        '((1 - up{job="ionos-poller"} > 0) or on () absent(ionos_poller_build_info))',
         ">",
         0,
         "5m",
         "critical",
-        "Nobody answers as ionos-poller",
+        "An ionos-poller does not answer",
         "See `systemctl status ionos-poller`, and whether Prometheus reaches http.listen. Meanwhile the API keeps the entries.",
     ),
     Alert(

@@ -413,6 +413,8 @@ WELL = {
     "lease_lost_total": "1x120",
     'token_expires_at_seconds{account="a"}': f"{30 * 86_400}x120",
     'build_info{version="1"}': "1x120",
+    'up{instance="a",job="ionos-poller"}': "1x120",
+    'up{instance="b",job="another"}': "0x120",
 }
 
 
@@ -431,6 +433,13 @@ def test_every_alert_fires_when_it_should_and_none_when_all_is_well(promtool: st
             expected["TokenExpiring"] = labels
         tests.append(scenario({**WELL, series: values}, expected))
     fire(promtool, tmp_path, tests)
+
+
+def test_one_of_several_pollers_that_is_down_fires_with_its_name(promtool: str, tmp_path: Path) -> None:
+    down = {**WELL, 'up{instance="c",job="ionos-poller"}': "1x60 0x60"}
+    expected: dict[str, dict[str, str] | None] = dict.fromkeys(FIRING)
+    expected["PollerDown"] = {"instance": "c", "job": "ionos-poller"}
+    fire(promtool, tmp_path, [scenario(down, expected)])
 
 
 def test_a_sink_that_takes_nothing_is_no_alert_of_its_contracts_too(promtool: str, tmp_path: Path) -> None:
@@ -482,5 +491,8 @@ def scenario(series: Mapping[str, str], expected: Mapping[str, dict[str, str] | 
                 }
             ]
         tests.append({"eval_time": "2h", "alertname": f"Ionos{name}", "exp_alerts": fired})
-    inputs = [{"series": f"ionos_poller_{name}", "values": values} for name, values in series.items()]
+    inputs = [
+        {"series": name if name.startswith("up{") else f"ionos_poller_{name}", "values": values}
+        for name, values in series.items()
+    ]
     return {"interval": "1m", "input_series": inputs, "alert_rule_test": tests}
