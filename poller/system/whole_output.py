@@ -55,7 +55,7 @@ class WholeOutput(io.FileIO):
 
 
 def whole_output(stream: TextIO) -> TextIO:
-    """A stream in place of `sys.stdout`, with its encoding."""
+    """A stream in place of `sys.stdout`, with its encoding. A letter that this does not have is written by its number."""
     buffer = io.BufferedWriter(WholeOutput(stream.fileno()))
     by_line = bool(stream.line_buffering)
-    return io.TextIOWrapper(buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=by_line)
+    return io.TextIOWrapper(buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=by_line)

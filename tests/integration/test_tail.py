@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.integration.fetching import FIRST, SECOND, Starter
 from tests.support import COMMAND, wait_until
 from tests.terminal import COLUMNS, Terminal
@@ -43,6 +45,18 @@ def test_a_pipe_and_a_machine_get_all_of_it_whole(bench: Starter) -> None:
     chosen = place.run("tail", "--once", "--json", "--contract", str(SECOND), "--type", f"{kind[:3]}*", "--type", "no")
     assert chosen.lines
     assert {json.loads(line)["type"][:3] for line in chosen.lines} == {kind[:3]}
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1251"])
+def test_a_letter_that_the_output_does_not_know_is_written_by_its_number(bench: Starter, encoding: str) -> None:
+    place = bench(events=200, span_seconds=300)
+    whole = place.run("tail", "--once")
+    run = place.run("tail", "--once", env={"PYTHONIOENCODING": encoding})
+    assert (run.code, len(run.lines), run.told) == (0, len(whole.lines), whole.told)
+    terminal = Terminal(
+        [*COMMAND, "tail", "--once"], place.directory, {**place.environment(), "PYTHONIOENCODING": encoding}
+    )
+    assert terminal.wait() == 0
 
 
 def test_what_cannot_be_read_is_told_and_the_exit_code_says_so(bench: Starter) -> None:
