@@ -187,8 +187,8 @@ ALERTS = (
         "0s",
         "critical",
         "Sink {{ $labels.sink }} refuses our credentials",
-        "Replace its key. From a file: then `ionos-poller sinks retry {{ $labels.sink }}`. Through LoadCredential= of systemd:"
-        " `systemctl restart ionos-poller`, as a reload keeps the old copy. Its events wait; `ionos-poller status` says why.",
+        "Replace its key. From a file: then `ionos-poller sinks retry {{ $labels.sink }}`. From the environment or through"
+        " LoadCredential= of systemd: restart it; a reload keeps the old one. Its events wait; `ionos-poller status` says why.",
     ),
     Alert(
         "ContractPostponed",
@@ -257,8 +257,8 @@ ALERTS = (
         "0s",
         "warning",
         "The API token of account {{ $labels.account }} expires within 14 days",
-        "Make a new one and put it into the token's file, which is read again by itself. Through LoadCredential= of systemd"
-        " only `systemctl restart ionos-poller` brings it in.",
+        "Make a new one and put it where this one comes from. Its own file is read again by itself; all else (the environment,"
+        " LoadCredential= of systemd) needs a restart.",
     ),
     Alert(
         "TokenExpiringSoon",
@@ -269,8 +269,8 @@ ALERTS = (
         "0s",
         "critical",
         "The API token of account {{ $labels.account }} expires within two days, or has",
-        "Make a new one and put it into the token's file, which is read again by itself. Through LoadCredential= of systemd"
-        " only `systemctl restart ionos-poller` brings it in.",
+        "Make a new one and put it where this one comes from. Its own file is read again by itself; all else (the environment,"
+        " LoadCredential= of systemd) needs a restart.",
     ),
 )
 

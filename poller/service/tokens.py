@@ -14,6 +14,10 @@ from poller.service.metrics import drop
 log = logging.getLogger(__name__)
 
 _WARN_EVERY_SECONDS = 6 * 3600.0
+_HINT = (
+    "make a new token and put it where this one comes from; its own file is read again by itself, all else (the environment,"
+    " LoadCredential= of systemd) needs a restart"
+)
 
 
 class TokenWatch:
@@ -48,6 +52,6 @@ class TokenWatch:
                     extra={
                         "account": account,
                         "expires_at": datetime.fromtimestamp(expires_at, UTC),
-                        "hint": "make a new token, replace its file; with LoadCredential= of systemd, then restart the service",
+                        "hint": _HINT,
                     },
                 )

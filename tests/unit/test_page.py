@@ -317,8 +317,8 @@ def test_each_problem_is_a_sentence() -> None:
         (WARN, "sink archive has refused 1 entry for good (`ionos-poller dead-letters list`)")
     ]
     assert words(view(token_expiries={"b": NOW, "a": NOW + 14 * 86_400 - 1, "c": NOW + 14 * 86_400})) == [
-        (BAD, "account b: the API token has expired; make a new one and replace its file"),
-        (WARN, "account a: the API token expires in 13 d 23 h; make a new one and replace its file"),
+        (BAD, "account b: the API token has expired; make a new one and put it where this one comes from"),
+        (WARN, "account a: the API token expires in 13 d 23 h; make a new one and put it where this one comes from"),
     ]
 
 

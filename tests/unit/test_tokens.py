@@ -88,3 +88,9 @@ def test_while_the_file_of_a_token_cannot_be_read_the_one_in_use_goes_on_to_be_t
         tokens.watch.look()
         assert (tokens.shown("prod"), tokens.watch.expiries) == (NOW + DAY, {"prod": NOW + DAY})
         assert warnings(caplog) == told
+
+
+def test_the_warning_names_every_place_that_a_token_may_come_from(caplog: pytest.LogCaptureFixture) -> None:
+    Watch(prod=NOW + DAY).watch.look()
+    (record,) = caplog.records
+    assert all(place in str(vars(record)["hint"]) for place in ("file", "the environment", "LoadCredential="))

@@ -146,10 +146,13 @@ def _of_tokens(view: View) -> Iterator[Word]:
     for account, expires_at in sorted(view.token_expiries.items()):
         left = expires_at - view.now
         if left <= 0:
-            yield Word(BAD, f"account {account}: the API token has expired; make a new one and replace its file")
+            yield Word(
+                BAD,
+                f"account {account}: the API token has expired; make a new one and put it where this one comes from",
+            )
         elif left < WARN_EXPIRY_SECONDS:
             words = f"account {account}: the API token expires in {duration(left)}"
-            yield Word(WARN, f"{words}; make a new one and replace its file")
+            yield Word(WARN, f"{words}; make a new one and put it where this one comes from")
 
 
 def contract_word(view: View, row: Contract) -> Word:
