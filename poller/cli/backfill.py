@@ -221,8 +221,8 @@ def _run(backfill: Backfill, state: State, use: str, asked: Window, too_old: Too
         progress.show(export.delivered)
     if export.left_out:
         note(
-            f"{plural(export.left_out, 'entry')} left out, which `run` has collected or filtered for the same sinks, or will by its"
-            " next polls and audits (--again sends all)"
+            f"{plural(export.left_out, 'entry')} left out, which `run` has collected or filtered for the same sinks, or will by"
+            " its next polls and audits (--again sends all)"
         )
     failures += [poll.failure for poll in export.polls if poll.failure]
     failures += [

@@ -228,10 +228,12 @@ def _books(config: Config, state: Overview) -> Iterator[Padding]:
     for line in state.imbalances():
         yield _line("red", f"DOES NOT BALANCE: {line}")
     share = f"{size(state.outbox.bytes)} of {size(config.outbox.max_bytes)}"
-    yield _line("", f"outbox: {plural(state.outbox.events, 'event')}, {share}")
+    is_full = state.outbox.bytes >= config.outbox.max_bytes
+    remedy = "; collecting is paused until a sink takes more" if is_full else ""
+    yield _line("red" if is_full else "", f"outbox: {plural(state.outbox.events, 'event')}, {share}{remedy}")
     if state.outbox.letter_bytes:
         letters = f"dead letters: {size(state.outbox.letter_bytes)}, which count towards the same limit"
-        is_full = state.outbox.used_bytes >= config.outbox.max_bytes
+        is_full = not is_full and state.outbox.used_bytes >= config.outbox.max_bytes
         remedy = "; collecting is paused until you replay or purge them" if is_full else ""
         yield _line("red" if is_full else "", letters + remedy)
     for sink, head in state.archives.items():

@@ -399,3 +399,22 @@ def test_where_no_contract_is_known_it_says_what_tells_why(use: str, is_told: bo
     text = console.export_text()
     assert ("no contract is known yet: `ionos-poller check` says why" in text) == is_told
     assert ("complete up to" in text) != is_told
+
+
+@pytest.mark.parametrize(
+    ("waiting", "letters", "told"),
+    [
+        (1 << 30, 0, "collecting is paused until a sink takes more"),
+        (1 << 30, 5, "collecting is paused until a sink takes more"),
+        ((1 << 30) - 5, 5, "collecting is paused until you replay or purge them"),
+        ((1 << 30) - 6, 5, ""),
+    ],
+)
+def test_of_a_full_outbox_it_says_that_collecting_is_paused_and_until_when(
+    waiting: int, letters: int, told: str
+) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    full = state(outbox=Size(7, waiting, letters))
+    console.print(page(config_of(["loki"]), Seen([Use("run", "state", full, 4711)], []), contracts=None))
+    text = console.export_text()
+    assert (text.count("collecting is paused"), told in text) == (int(bool(told)), True)
