@@ -79,7 +79,9 @@ class SecretKind(Kind, frozen=True):
     endings = ("_file", "", "_env")
 
     def read(self, raw: object, at: Place) -> SecretSource | None:
-        if not isinstance(raw, str) or not raw:
+        if not isinstance(raw, str):
+            refuse(raw, "text")
+        if not raw:
             raise BadValueError("must be text, not empty")
         key = at.path.rpartition(".")[2]
         if key.endswith("_env"):

@@ -33,8 +33,7 @@ def places(text: str) -> dict[str, int]:
         if piece == "\n" and not inside:
             if is_key and key.startswith("["):
                 table = _table(key, counts)
-                found.setdefault(table.partition("[")[0], line)
-                found.setdefault(table, line)
+                _note(table, line, found)
             key, is_key = "", True
         elif piece.isspace() or piece.startswith("#"):
             pass
@@ -43,7 +42,7 @@ def places(text: str) -> dict[str, int]:
         elif piece == "=" and is_key and not key.startswith("["):
             above = inside[-1][0] if inside else table
             here = f"{above}.{key}" if above else key
-            found.setdefault(here, line)
+            _note(here, line, found)
             key, is_key = "", False
         elif is_key:
             key += piece[1:-1] if len(piece) > 1 and piece[0] in "\"'" else piece
@@ -62,6 +61,18 @@ def places(text: str) -> dict[str, int]:
     return found
 
 
+def _note(path: str, line: int, found: dict[str, int]) -> None:
+    """Note the line of a path, and of what it implies around it: `[sinks.a]` is also the first line of `sinks`."""
+    while path and path not in found:
+        found[path] = line
+        path = _around(path)
+
+
+def _around(path: str) -> str:
+    """The path without its last key or number; empty at the top."""
+    return path[: max(path.rfind("."), path.rfind("["), 0)]
+
+
 def _table(header: str, counts: Counter[str]) -> str:
     """The path of a table, from its header. Tables of a list are numbered, also inside a longer path."""
     is_list = header.startswith("[[")
@@ -78,9 +89,6 @@ def _table(header: str, counts: Counter[str]) -> str:
 
 def line_of(path: str, found: Mapping[str, int]) -> int | None:
     """The line of a path, or of the nearest key or table around it; None if there is none."""
-    while path not in found:
-        shorter = re.sub(r"(\.[^.\[\]]*|\[[^\[\]]*\])$", "", path)
-        if shorter == path:
-            return None
-        path = shorter
-    return found[path]
+    while path and path not in found:
+        path = _around(path)
+    return found.get(path)

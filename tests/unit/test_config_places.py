@@ -100,16 +100,16 @@ def test_tables_in_tables_and_lists_in_lists_have_their_own_paths() -> None:
         (1, "x", "x[0]", "x[0][0]", "x[0][1]", "x[1]", "x[1][0]"),
         (2, "y z", "y z.a", "y z.a.b", "y z.c"),
         (3, "y z.c[0]", "y z.c[0].d", "y z.c[1]", "y z.f"),
-        (5, "a.b"),
-        (6, "a.b.c.d"),
+        (5, "a", "a.b"),
+        (6, "a.b.c", "a.b.c.d"),
         (7, "a.b.e"),
         (8, "a.b.e.f"),
         (9, "a.b.e.g"),
-        (11, "l.m", "l.m[0]"),
+        (11, "l", "l.m", "l.m[0]"),
         (12, "l.m[0].n"),
-        (13, "l.m[0].o[0]"),
+        (13, "l.m[0].o", "l.m[0].o[0]"),
         (14, "l.m[1]"),
-        (15, "l.m[1].o[0]"),
+        (15, "l.m[1].o", "l.m[1].o[0]"),
         (16, "l.m[1].o[0].p"),
         (17, "l.m[1].q"),
         (18, "l.m[1].q.r"),
@@ -169,3 +169,7 @@ def test_an_account_without_credentials_is_told_with_its_line_when_they_are_need
     with pytest.raises(ConfigError) as caught:
         accounts[1].credentials()
     assert str(caught.value).startswith(f"{file}:5: accounts.b.token: no IONOS API token")
+
+
+def test_a_path_with_odd_brackets_ends_the_search_for_its_line() -> None:
+    assert [line_of(path, places("[x]\n")) for path in ("a]", "x.a]", "x.[", "]", ".")] == [None, 1, 1, None, None]

@@ -122,6 +122,8 @@ MISTAKES = [
     in_file(LOGGING, 1, "sinks[0].api_key", "missing", "give api_key_file or api_key_env, or a systemd credential l.key"),
     in_file('[[sinks]]\nname = "l"\ntype = "lokki"\n', 3, "sinks[0].type", "'lokki' is not a type of sink", "did you mean loki?"),
     in_file('[sinks]\nname = "l"\n', 1, "sinks", "must be a list, not a table", "write [[sinks]]"),
+    in_file('[sinks.loki]\nurl = "http://127.0.0.1:3100"\n', 1, "sinks", "must be a list, not a table", "write [[sinks]]"),
+    in_file("[api]\ntoken = 17\n", 2, "api.token", "must be text, not a number", "put it in quotes"),
     in_file(LOKI + LOKI, 6, "sinks[1].name", "is the same as that of sinks[0]", "give each a name of its own"),
     in_file('[http]\nlisten = "9464"\n', 2, "http.listen", "'9464' is not an address and port",
             'such as "127.0.0.1:9464"; "" turns it off'),
