@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from poller.core.windows import format_time
+
 FORGET_SINK = "sinks forget"
 """The name of that action, by which a sink that a person has forgotten is told from one that a database has lost."""
 
@@ -54,7 +56,8 @@ class JournalEntry(NamedTuple):
     def fields(self) -> dict[str, object]:
         """What is in it, for the log."""
         names = {"affected": "count"}
-        return {names.get(name, name): value for name, value in self._asdict().items() if value not in (None, "")}
+        told = {**self._asdict(), "at": format_time(self.at)}
+        return {names.get(name, name): value for name, value in told.items() if value not in (None, "")}
 
 
 class Action:

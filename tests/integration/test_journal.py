@@ -70,7 +70,7 @@ def test_what_a_person_does_is_in_the_journal_and_in_the_log(
     assert (entry["action"], entry["count"]) == (action, count)
     assert entry["subject"].startswith(subject)
     assert before <= time.mktime(time.strptime(entry["at"], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone <= time.time()
-    for name in ("uid", "login", "action", "subject"):
+    for name in ("at", "uid", "login", "action", "subject"):
         assert logged[name] == entry[name]
     assert logged.get("count") == count
     (line,) = place.run("journal", "--use", "fetch").lines

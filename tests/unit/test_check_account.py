@@ -158,6 +158,7 @@ def test_a_failure_that_another_account_would_have_too_is_one_whatever_that_one_
 def test_a_refused_token_is_told_once_and_nothing_is_read() -> None:
     check, findings = run(Api(error=AuthError("refused (401)")))
     assert shown(findings) == [("ok", "api"), ("ok", "clock"), ("fail", "token")]
+    assert findings[0].message == f"{URL} answers"  # the time would be that of two tries and a wait
     assert (check.contracts, check.may_read) == (None, False)
 
 

@@ -51,7 +51,8 @@ def lines(screen: Screen) -> list[str]:
 
 
 def test_of_what_a_person_did_the_line_says_what_before_who(screen: Screen) -> None:
-    fields = {"id": 1, "at": 1795952411, "uid": 1002, "login": "anna", "action": "gaps retry", "subject": "gap 1"}
+    at = "2026-11-29T11:40:11Z"
+    fields = {"id": 1, "at": at, "uid": 1002, "login": "anna", "action": "gaps retry", "subject": "gap 1"}
     logging.getLogger("poller.journal").info("journal.recorded", extra=fields)
     (line,) = lines(screen)
     assert "journal.recorded action=" in line
