@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
 
@@ -104,3 +106,20 @@ def test_a_text_that_no_encoding_takes_is_given_without_what_is_wrong_in_it() ->
     assert made.attributes["user.name"] == "a?b"
     assert made.attributes["url.path"] == "http://[x"
     assert made.body.encode() == line
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("/a/b?c=1", "/a/b"),
+        ("/a#b?c", "/a"),
+        ("//a/b?c=/d", "//a/b"),
+        ("/a\tb\n/c", "/a\tb\n/c"),
+        ("https://api.ionos.com/a/b?c", "/a/b"),
+        ("a/b", "a/b"),
+        ("*", "*"),
+    ],
+)
+def test_the_path_of_a_url_is_as_it_is_written(uri: str, path: str) -> None:
+    made = record(json.dumps({"event": {"param": {"uri": uri}}}).encode())
+    assert made.attributes["url.path"] == path

@@ -68,8 +68,9 @@ _ROWS = (
     ),
     Row(
         "event.type",
-        "creation, access, change or deletion, by the last word of the first `event.resources[].action[]`, else by"
-        " `event.param.action`; info for all else, also for a POST to a path that ends in start, stop or reboot",
+        "creation if `event.type` is GenerateToken; else creation, access, change or deletion, by the last word of the first"
+        " `event.resources[].action[]`, else by `event.param.action`; info for all else, also for a POST to a path that ends in"
+        " start, stop or reboot",
         "kind",
     ),
     Row("event.action", "the first `event.resources[].action[]`, else `event.type`", "event_action"),

@@ -134,7 +134,7 @@ _COMMON = (
         " and for an accepted request, which has not succeeded; 0 if there is none",
         "status_id",
     ),
-    Row("status", "its name; if that is 99, `event.status` as it is", "status_name"),
+    Row("status", "its name; if that is 99, `event.status` as it is, or RequestAccepted without one", "status_name"),
     Row("status_code", "`event.param.errorCode`", "error_code"),
     Row("status_detail", "`event.param.error.messages[].message`", "error_message"),
     Row("message", "`event.message`", "message"),

@@ -7,6 +7,7 @@ Source: OpenTelemetry's log data model and semantic conventions (`user.*`, `clie
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ ATTRIBUTES = {
     "ionos.request.id": "meta.requestId",
     "ionos.service": "principal.sourceService",
 }
+_END_OF_PATH = re.compile(r"[?#]")
 _fields = Fields(ATTRIBUTES.values())
 
 Attribute = str | list[str]
@@ -77,6 +79,8 @@ def record_of(event: OutboxEvent) -> Record:
 
 
 def _path_of(uri: str) -> str:
+    if uri.startswith("/"):  # not for urlsplit: it takes `//a` for a host, and leaves tabs out
+        return _END_OF_PATH.split(uri, 1)[0]
     try:
         return urlsplit(uri).path
     except ValueError:  # brackets without a valid address in them
