@@ -279,7 +279,12 @@ class ActivityLog:
         authorization: str,
         parse: Callable[[Response], T],
     ) -> T:
-        headers = {"Authorization": authorization, "Accept": "application/json"}
+        # Its documentation calls the content type mandatory, though a GET has no content.
+        headers = {
+            "Authorization": authorization,
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+        }
         if contract:
             headers["X-Contract-Number"] = contract
 

@@ -157,6 +157,7 @@ def test_a_page_is_asked_for_as_the_api_wants_it(server: Server, client: Client)
     }
     assert request.headers["authorization"] == TOKEN
     assert request.headers["x-contract-number"] == "12345678"
+    assert request.headers["content-type"] == "application/json"
 
 
 def test_contracts_are_asked_for_without_one(server: Server, client: Client) -> None:
@@ -165,6 +166,7 @@ def test_contracts_are_asked_for_without_one(server: Server, client: Client) -> 
     (request,) = server.requests
     assert (request.path, request.query) == ("/activitylog/v1/contracts", {})
     assert "x-contract-number" not in request.headers
+    assert request.headers["content-type"] == "application/json"
 
 
 # Every status
