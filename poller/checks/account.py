@@ -9,7 +9,7 @@ from itertools import islice
 
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import Account, Credentials, Poll
-from poller.core.amounts import plural
+from poller.core.amounts import duration, plural
 from poller.core.clocks import believed_skew
 from poller.core.errors import (
     EXIT_AUTH,
@@ -148,9 +148,10 @@ def check_token(
     state = "accepted" if is_asked else f"{what} found, not tried"
     if days is None:
         return ok(name, f"{state}; it does not say when it expires" if credentials.token is not None else state)
+    left = f"{days:.0f} days" if days >= 2 else duration(days * _DAY_SECONDS)
     if days * _DAY_SECONDS < WARN_EXPIRY_SECONDS:
-        return warn(name, f"{state}, but it expires {_date(expires_at)}, in {days:.0f} days", renew)
-    return ok(name, f"{state}, expires {_date(expires_at)}, in {days:.0f} days")
+        return warn(name, f"{state}, but it expires {_date(expires_at)}, in {left}", renew)
+    return ok(name, f"{state}, expires {_date(expires_at)}, in {left}")
 
 
 def _date(at: float | None) -> str:

@@ -320,7 +320,7 @@ class _Audit:
             lie = plural(repaired.forgotten, "missing entry lies", "missing entries lie")
             note(f"{lie} in hours older than poll.ledger_retention: `backfill` exports those")
         if repaired.collected:
-            note(f"{plural(repaired.collected, 'entry')} collected; the next `{self._use}` delivers them")
+            note(f"{plural(repaired.collected, 'entry')} collected, for the next `{self._use}` to deliver")
         return repaired.comparison
 
 

@@ -100,7 +100,7 @@ def restore(
             f"the times of entries in the format {told} are not read: each hour that the span touches is restored whole"
         )
     if output in (None, "-"):
-        note(f"{_write(opened, objects, span, formats, sys.stdout.buffer):,} entries restored")
+        note(f"{plural(_write(opened, objects, span, formats, sys.stdout.buffer), 'entry')} restored")
         return EXIT_OK
     path = Path(str(output))
     if path.exists():

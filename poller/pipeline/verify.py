@@ -291,19 +291,18 @@ class Verifier:
         if len(content) < entry.bytes:
             return [Finding(entry.key, f"was cut or changed: {len(content):,} of {entry.bytes:,} bytes are there")]
         if len(content) > entry.bytes:
-            what = f"was changed: it is longer than the {entry.bytes:,} bytes that digest {number} names"
-            return [Finding(entry.key, what)]
+            return [Finding(entry.key, f"was changed: it is longer than the {entry.bytes:,} bytes of digest {number}")]
         if sha256(content) != entry.sha256:
             return [Finding(entry.key, f"was changed: its SHA-256 is not the one that digest {number} names")]
         try:
             found = _counted(content, entry.content_bytes)
         except zlib.error:
             return [Finding(entry.key, "is not one gzip member, though it is what was written")]
-        if found[1] > entry.content_bytes:
-            what = f"holds more than the {entry.content_bytes:,} bytes of text that digest {number} counts"
-            return [Finding(entry.key, what)]
-        if found != (entry.entries, entry.content_bytes):
-            return [Finding(entry.key, f"holds {found[0]:,} entries, though digest {number} counts {entry.entries:,}")]
+        if found[1] != entry.content_bytes:
+            much = "more" if found[1] > entry.content_bytes else "less"
+            return [Finding(entry.key, f"holds {much} text than the {entry.content_bytes:,} bytes of digest {number}")]
+        if found[0] != entry.entries:
+            return [Finding(entry.key, f"holds {plural(found[0], 'entry')}, though digest {number} has {entry.entries:,}")]
         return []
 
     def _judge_unlisted(self) -> None:

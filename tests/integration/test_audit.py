@@ -139,7 +139,7 @@ def test_late_entries_are_told_by_contract_and_hour_and_repaired_by_fetch_once(f
     assert all(row["at_api"] == row["collected"] + row["missing"] for row in found)
 
     run = audit(fetched, *SPAN, "--repair", code=0)
-    assert "4 entries collected; the next `fetch` delivers them" in run.told
+    assert "4 entries collected, for the next `fetch` to deliver" in run.told
     assert "after repair: nothing is missing" in run.told
     run = fetched.fetch()
     assert run.code == 0, run.stderr

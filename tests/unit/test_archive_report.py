@@ -37,6 +37,16 @@ def test_an_hour_that_is_not_complete_says_what_is_known_of_it(statement: Statem
 WHOLE = Report([], 0, "", 7, "ab", 1, 31, 1, HOUR, HOUR, 1, 0, [], [], 1, ["key"], None)
 
 
+def test_one_entry_is_told_as_one() -> None:
+    hour = HeldHour("1", 1_775_926_800, Hour(None, 1))
+    lines = list(lines_of(WHOLE._replace(entries=1, unstated=[hour])))
+    assert lines[0].startswith("1 entry of 1 contract, ")
+    assert "  1 hour with 1 entry not stated yet: not over, or not audited" in lines
+    gap = HeldHour("1", 1_775_926_800, Hour(Statement("1", HOUR, None, 1), 1))
+    lines = list(lines_of(WHOLE._replace(incomplete=[gap])))
+    assert any(line.endswith("; 1 entry is here") for line in lines)
+
+
 def test_what_could_not_be_read_to_its_end_is_not_called_proven() -> None:
     stopped = WHOLE._replace(stopped_by="s3://audit: SlowDown", findings=[Finding("data/x", "is missing")], more=2)
     assert list(lines_of(stopped)) == [

@@ -112,6 +112,8 @@ DENIED = AuthError("the API denied access to the activity log (403)", is_denied=
         (token(300), None, "ok", ("accepted", "expires on 2027-", "300 days")),
         (token(14.5), None, "ok", ("accepted",)),
         (token(3), None, "warn", ("expires on", "in 3 days", "Token Manager", "IONOS_API_TOKEN")),
+        (token(1.2), None, "warn", ("in 1 d 4 h",)),
+        (token(0.01), None, "warn", ("in 14 min",)),
         (token(None), None, "ok", ("does not say when",)),
         (token(-2), REFUSED, "fail", ("expired on 2027-", "Token Manager")),
         (token(-2), None, "warn", ("accepted, though it expired", "clock")),

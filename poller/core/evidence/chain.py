@@ -120,7 +120,7 @@ class Chain:
         if first == last:
             yield Finding(digest_key(first), "is missing")
         elif first < last:
-            what = f"is missing, and so are all up to {digest_key(last)}: {last - first + 1:,} digests"
+            what = f"is missing, and so are all up to {digest_key(last)}: {plural(last - first + 1, 'digest')}"
             yield Finding(digest_key(first), what)
 
     def _judge(self, digest: Digest, number: int, previous: str, *, is_gap: bool) -> Iterator[str]:
