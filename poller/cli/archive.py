@@ -160,7 +160,7 @@ def verify(
         for finding in report.findings:
             tell(f"{finding.where}: {finding.message}")
         if report.more:
-            tell(f"... and {report.more:,} more findings")
+            tell(f"... and {plural(report.more, 'more finding')}")
     if report.stopped_by:
         tell(f"not finished: {report.stopped_by}")
         return EXIT_UNFINISHED

@@ -46,7 +46,7 @@ def _completeness(report: Report) -> Iterator[str]:
     for held in report.incomplete[:_TOLD_HOURS]:
         yield f"  contract {held.contract}, {format_time(held.start)}: {_difference(held)}"
     if len(report.incomplete) > _TOLD_HOURS:
-        yield f"  ... and {len(report.incomplete) - _TOLD_HOURS:,} more hours: --json names each"
+        yield f"  ... and {plural(len(report.incomplete) - _TOLD_HOURS, 'more hour')}: --json names each"
     if report.unstated and stated:
         entries = plural(sum(held.hour.held for held in report.unstated), "entry")
         yield f"  {plural(len(report.unstated), 'hour')} with {entries} not stated yet: not over, or not audited"

@@ -363,7 +363,7 @@ def _tell_before(before: Sequence[_Before]) -> None:
             " exports them"
         )
     if len(groups) > _TOLD_BEGINNINGS:
-        note(f"... and {len(groups) - _TOLD_BEGINNINGS} more beginnings: --json names each")
+        note(f"... and {plural(len(groups) - _TOLD_BEGINNINGS, 'more beginning')}: --json names each")
 
 
 def _tell_gaps(gaps: Sequence[Gap]) -> None:
@@ -371,7 +371,7 @@ def _tell_gaps(gaps: Sequence[Gap]) -> None:
         state = "accepted" if gap.is_accepted else "not accepted"
         note(f"not compared: gap {gap.id} of contract {gap.contract}, {gap.window}, {state}: {gap.reason}")
     if len(gaps) > _TOLD_GAPS:
-        note(f"... and {len(gaps) - _TOLD_GAPS} more gaps: `ionos-poller gaps list` names each")
+        note(f"... and {plural(len(gaps) - _TOLD_GAPS, 'more gap')}: `ionos-poller gaps list` names each")
 
 
 def _count(rows: Sequence[_Before]) -> str:

@@ -62,7 +62,8 @@ def fitted(screen: Console, config: Config, seen: Seen, *, is_whole: bool) -> Re
     room = max(1, screen.height - 2)
     kept = Segments([segment for line in lines[:room] for segment in (*line, Segment.line())])
     return Group(
-        kept, Text(f"... and {len(lines) - room} more lines: `ionos-poller status`", "dim", overflow="ellipsis")
+        kept,
+        Text(f"... and {plural(len(lines) - room, 'more line')}: `ionos-poller status`", "dim", overflow="ellipsis"),
     )
 
 
@@ -182,7 +183,7 @@ def _troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
     for span in pending[:_PENDING_AT_A_GLANCE]:
         yield _line("yellow", f"contract {span.contract}: not complete yet, {span.window} is still to be read")
     if len(pending) > _PENDING_AT_A_GLANCE:
-        yield _line("yellow", f"... and {len(pending) - _PENDING_AT_A_GLANCE:,} more spans: --json names each")
+        yield _line("yellow", f"... and {plural(len(pending) - _PENDING_AT_A_GLANCE, 'more span')}: --json names each")
     yield from _sink_troubles(config, use, now)
 
 
@@ -217,8 +218,9 @@ def _postponed(row: SinkOverview, use: Use, now: float) -> Iterator[Padding]:
         what = f"sink {row.sink.name}: contract {one.contract} waits on its own {since}, {again}: {one.failure}"
         yield _line("yellow", what)
     if len(row.postponed) > _POSTPONED_AT_A_GLANCE:
-        count = len(row.postponed) - _POSTPONED_AT_A_GLANCE
-        yield _line("yellow", f"... and {count:,} more contracts wait on their own: --json names each")
+        more = len(row.postponed) - _POSTPONED_AT_A_GLANCE
+        what = plural(more, "more contract waits on its own", "more contracts wait on their own")
+        yield _line("yellow", f"... and {what}: --json names each")
 
 
 def _books(config: Config, state: Overview) -> Iterator[Padding]:

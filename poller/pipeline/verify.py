@@ -302,7 +302,9 @@ class Verifier:
             much = "more" if found[1] > entry.content_bytes else "less"
             return [Finding(entry.key, f"holds {much} text than the {entry.content_bytes:,} bytes of digest {number}")]
         if found[0] != entry.entries:
-            return [Finding(entry.key, f"holds {plural(found[0], 'entry')}, though digest {number} has {entry.entries:,}")]
+            return [
+                Finding(entry.key, f"holds {plural(found[0], 'entry')}, though digest {number} has {entry.entries:,}")
+            ]
         return []
 
     def _judge_unlisted(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
 
 from poller.config import Config
+from poller.core.amounts import duration
 from poller.core.delivery import CRASHED
 from poller.core.errors import PollerError
 from poller.core.gaps import summary
@@ -48,7 +48,7 @@ def not_ready_reasons(
             "dead letters fill the outbox: collecting is paused until you replay or purge them (`dead-letters`)"
         )
     expired = [
-        f"account {account}: the API token expired {_ago(now - expires_at)} ago"
+        f"account {account}: the API token expired {duration(now - expires_at)} ago"
         for account, expires_at in token_expiries.items()
         if expires_at <= now
     ]
@@ -108,7 +108,7 @@ def _unknown_contracts(
 def _stale_polls(state: Overview, config: Config, contracts: Collection[str], now: float) -> Iterator[str]:
     for row in state.contracts:
         if row.contract in contracts and is_stale(row, config, now):
-            last = f"{_ago(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
+            last = f"{duration(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
             failure = f": {row.failure}" if row.failure else ""
             yield f"contract {row.contract}: last successful poll {last}{failure}"
 
@@ -116,7 +116,3 @@ def _stale_polls(state: Overview, config: Config, contracts: Collection[str], no
 def is_stale(row: Contract, config: Config, now: float) -> bool:
     """Whether the last successful poll of a contract is too old. `now` in unix seconds."""
     return now - (row.succeeded_at or 0) > config.poll.stale_seconds
-
-
-def _ago(seconds: float) -> str:
-    return str(timedelta(seconds=int(seconds)))

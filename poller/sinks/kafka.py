@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from poller.config import KafkaSink as Settings
+from poller.core.amounts import plural
 from poller.core.delivery import Accepted, Outcome, RetryAfter
 from poller.core.errors import StoppedError
 from poller.core.events import OutboxEvent
@@ -173,7 +174,7 @@ class KafkaSink(OwnOutput):
         in_sync = min((len(partition.isrs) for partition in topic.partitions.values()), default=0)
         if replicas is not None and in_sync < replicas:
             return RetryAfter(
-                f"the topic has {in_sync} replicas in sync, and wants {replicas} (see min.insync.replicas)"
+                f"the topic has {plural(in_sync, 'replica')} in sync, and wants {replicas} (see min.insync.replicas)"
             )
         return Accepted()
 

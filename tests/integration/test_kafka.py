@@ -337,7 +337,7 @@ def test_check_says_what_is_wrong_with_the_topic(broker: Broker) -> None:
     assert "let this user write and read the topic" in told(broker.address).hint
     broker.denied.clear()
     broker.settings["min.insync.replicas"] = "2"
-    assert "1 replicas in sync, and wants 2" in told(broker.address).message
+    assert "1 replica in sync, and wants 2" in told(broker.address).message
     broker.settings["max.message.bytes"] = "1000"
     assert "raise its max.message.bytes" in told(broker.address).hint
 

@@ -69,8 +69,8 @@ def test_a_failure_that_is_younger_than_three_intervals_is_no_trouble_yet() -> N
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (contract(ago=181), "contract 1: last successful poll 0:03:01 ago"),
-        (contract(ago=181, failure="HTTP 500"), "contract 1: last successful poll 0:03:01 ago: HTTP 500"),
+        (contract(ago=181), "contract 1: last successful poll 3 min ago"),
+        (contract(ago=181, failure="HTTP 500"), "contract 1: last successful poll 3 min ago: HTTP 500"),
         (contract(ago=None, failure="403"), "contract 1: last successful poll never: 403"),
     ],
 )
@@ -121,8 +121,8 @@ def test_a_contract_that_is_asked_for_and_that_nobody_sees_is_a_trouble() -> Non
 def test_an_expired_token_is_named_where_it_explains_something_and_is_no_trouble_while_it_works() -> None:
     assert told(contract(), expires_at=NOW - 60) == []
     assert told(contract(ago=181), expires_at=NOW - 60) == [
-        "account default: the API token expired 0:01:00 ago",
-        "contract 1: last successful poll 0:03:01 ago",
+        "account default: the API token expired 1 min ago",
+        "contract 1: last successful poll 3 min ago",
     ]
 
 

@@ -753,7 +753,7 @@ def test_a_probe_asks_for_the_topic_and_begins_nothing(library: Library) -> None
     [
         ({"max.message.bytes": "1023999", "min.insync.replicas": "1"}, [2], "records of 1023999 bytes at most"),
         ({"max.message.bytes": "1024000", "min.insync.replicas": "2"}, [2, 3], ""),
-        ({"max.message.bytes": "1024000", "min.insync.replicas": "2"}, [3, 1], "has 1 replicas in sync, and wants 2"),
+        ({"max.message.bytes": "1024000", "min.insync.replicas": "2"}, [3, 1], "has 1 replica in sync, and wants 2"),
         ({"max.message.bytes": "1024000", "min.insync.replicas": "1"}, [], "has 0 replicas in sync, and wants 1"),
         ({"max.message.bytes": "1"}, [0], ""),
         ({"max.message.bytes": "1", "min.insync.replicas": "x"}, [0], ""),
