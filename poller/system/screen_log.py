@@ -57,7 +57,7 @@ def fitted(event: Mapping[str, object], text: Callable[[object], str], width: in
     `text` writes a value as in the log.
     """
     fields = dict(event)
-    time = str(fields.pop("time"))[:19].replace("T", " ")
+    time = f"{str(fields.pop('time'))[:19]}Z"
     level, message = str(fields.pop("level")), printable(str(fields.pop("message")))
     subjects = [f"{name}={text(fields.pop(name))}" for name in _SUBJECTS if name in fields]
     why = [printable(str(fields.pop("why")))] if "why" in fields else []

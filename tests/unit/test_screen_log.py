@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -63,7 +64,8 @@ def test_of_what_a_person_did_the_line_says_what_before_who(screen: Screen) -> N
 def test_a_line_says_when_how_grave_what_whom_why_and_what_to_do(screen: Screen) -> None:
     log.warning("batch.sent_late", extra={"events": 3, "sink": "loki", "why": "HTTP 503", "hint": "wait"})
     (line,) = lines(screen)
-    assert line[20:] == "WARNING batch.sent_late sink=loki HTTP 503 (wait) events=3"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line[:21])
+    assert line[21:] == "WARNING batch.sent_late sink=loki HTTP 503 (wait) events=3"
     assert "\x1b[35mWARNING" in screen.getvalue()
     assert "\x1b[33m" not in screen.getvalue(), "yellow cannot be read on white"
 
@@ -137,7 +139,7 @@ def test_a_pipe_and_the_format_text_get_every_event_whole(clock: Clock) -> None:
 # A line by itself
 
 EVENT = {"time": "2026-05-01T07:42:20.530Z", "level": "INFO", "message": "batch.sent"}
-HEAD = "2026-05-01 07:42:20 INFO    "
+HEAD = "2026-05-01T07:42:20Z INFO    "
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_what_has_room_is_shown_to_the_column(fields: dict[str, object], room: i
 )
 def test_a_level_has_its_colour_and_nothing_else_has_one(level: str, colour: str) -> None:
     shown = fitted(EVENT | {"level": level, "message": "a\x1bb"}, str, 60, is_coloured=True)
-    assert shown == f"2026-05-01 07:42:20 \x1b[{colour}m{level:<7}\x1b[0m a\\x1bb"
+    assert shown == f"2026-05-01T07:42:20Z \x1b[{colour}m{level:<7}\x1b[0m a\\x1bb"
 
 
 def test_what_moves_a_cursor_or_is_no_text_is_escaped() -> None:
