@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from poller.archive import Listed, NoDirectoryError, PlaceError, TakenError
@@ -133,12 +134,17 @@ class DirectoryPlace:
             raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can delete it") from error
 
     def probe(self) -> list[str]:
-        """Write an object and delete it again."""
+        """Write an object and delete it again, with the directories that had to be made for it."""
         key = f"{PROBES}{os.getpid()}"
-        self.put(key, b"probe\n")
-        self.delete(key)
-        with contextlib.suppress(OSError):  # another check may use it
-            self._path(PROBES.rstrip("/")).rmdir()
+        folder = self._path(key).parent
+        made = [folder, *takewhile(lambda above: not os.path.lexists(above), folder.parents)]
+        try:
+            self.put(key, b"probe\n")
+            self.delete(key)
+        finally:
+            with contextlib.suppress(OSError):  # another check or the daemon may be at work there
+                for directory in made:
+                    directory.rmdir()
         return ["objects can be written"]
 
     def _path(self, key: str) -> Path:

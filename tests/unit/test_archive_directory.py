@@ -316,7 +316,27 @@ def test_a_name_that_is_no_text_is_listed_as_one(place: DirectoryPlace, tmp_path
 
 def test_a_probe_leaves_nothing_behind(place: DirectoryPlace, tmp_path: Path) -> None:
     assert place.probe() == ["objects can be written"]
+    assert list(tmp_path.iterdir()) == []
+    assert DirectoryPlace(tmp_path / "a" / "b").probe() == ["objects can be written"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_probe_leaves_what_was_there_as_it_was(place: DirectoryPlace, tmp_path: Path) -> None:
+    (tmp_path / "audit").mkdir()
+    assert place.probe() == ["objects can be written"]
     assert list((tmp_path / "audit").iterdir()) == []
+
+
+def test_a_probe_that_fails_leaves_no_directory_behind(
+    place: DirectoryPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, flags: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("poller.archive.directory.open_own", full)
+    with pytest.raises(PlaceError, match="No space left"):
+        place.probe()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_url_says_which_place_it_is(tmp_path: Path) -> None:
