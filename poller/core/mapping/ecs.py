@@ -100,7 +100,11 @@ _ROWS = (
     Row("error.message", "`event.param.error.messages[].message`", "error_message"),
     Row("related.user", "the user", "users"),
     Row("related.ip", "the IP address", "ips"),
-    Row("tags", "`no_usable_time`, if `@timestamp` is when the API showed the entry", "tags"),
+    Row(
+        "tags",
+        "`no_usable_time`, if the entry has none: `@timestamp` is the last second of the window that it was read in",
+        "tags",
+    ),
     Row("ionos.activitylog.@uuid", "`@uuid`, if several entries have the same, or it is masked", "shared_uid"),
     Row("ionos.activitylog.meta.time", "`meta.time`, if it is not written like `@timestamp`", "odd_time"),
     Row("ionos.activitylog.meta.queueRefId", "`meta.queueRefId`", "queue_ref_text"),

@@ -112,7 +112,7 @@ def _operation(what: What, path: str | None) -> str:
     return request or what.type or UNKNOWN
 
 
-_NOT_TIMED = ["the entry has no usable time of its own: time is when the API showed it"]
+_NOT_TIMED = ["the entry has no usable time of its own: time is the last second of the window that it was read in"]
 
 
 _COMMON = (
