@@ -15,7 +15,7 @@ from poller.cli.messages import note, printable
 from poller.cli.options import Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Account, Config, load, process_environment
-from poller.config.checks import is_clear_text
+from poller.config.checks import BadValueError, check_url, is_clear_text
 from poller.config.load import SYSTEM_CONFIG
 from poller.core.errors import ConfigError, StoppedError
 from poller.system.files import NewFile
@@ -55,10 +55,14 @@ def tell_steps(steps: Sequence[str], *, is_dry_run: bool) -> None:
 
 
 def secure_url(url: str) -> str:
-    """The address of an API, without a slash at its end.  Raises: ConfigError if it would send the token in clear text."""
+    """The address of an API, without a slash at its end.  Raises: ConfigError if it is not a URL, or is not encrypted."""
+    try:
+        url = check_url(url)
+    except BadValueError as error:
+        raise ConfigError.of("--api-url", error.message, error.hint) from None
     if is_clear_text(url):
         raise ConfigError.of("--api-url", "would send the token in clear text", "use https://")
-    return url.rstrip("/")
+    return url
 
 
 def load_existing(path: Path, settings: Settings) -> Config:

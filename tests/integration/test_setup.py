@@ -240,6 +240,16 @@ def test_what_the_api_refuses_is_told(place: Place) -> None:
     only_told(place.setup(env={"IONOS_LOGGING_API_URL": "https://nowhere.invalid"}), 1, "not known", "DNS")
     clear = {"IONOS_LOGGING_API_URL": "http://logging.example"}
     only_told(place.setup(env=clear), 2, "clear text", "https://")
+    for text, message in (
+        ("x", "must begin with https:// or http://"),
+        ("ftp://x", "must begin with https:// or http://"),
+        ("http://[", "is not a URL"),
+        ("https://user:word@x", "must not hold credentials"),
+        ("https://x?y=z", "must not have a query"),
+        ("https://", "names no host"),
+        ("https://x:99999", "is not a URL"),
+    ):
+        only_told(place.setup(env={"IONOS_LOGGING_API_URL": text}), 2, f"--api-url: {message}", "")
     wrong = f"{place.simulator.url}/nowhere"
     only_told(place.setup(env={"IONOS_LOGGING_API_URL": wrong}), 1, "refused the request (404", "--api-url")
     html = place.simulator.url.replace("http", "https")
