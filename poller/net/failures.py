@@ -114,11 +114,15 @@ def proxy_words(root: BaseException) -> tuple[str, str]:
     refusal = re.search(r"Tunnel connection failed: ([0-9]{3})", str(root))
     if refusal and refusal[1] == "407":
         return "it wants credentials (407)", PROXY_CREDENTIALS_HINT
-    if refusal:
-        return f"it answered {refusal[1]}", _PROXY_HINT
-    if isinstance(root, ConnectionRefusedError):
-        return "it refuses connections", _PROXY_HINT
-    return "its host name is not known" if isinstance(root, socket.gaierror) else type(root).__name__, _PROXY_HINT
+    match root:
+        case _ if refusal:
+            return f"it answered {refusal[1]}", _PROXY_HINT
+        case ConnectionRefusedError():
+            return "it refused the connection", _PROXY_HINT
+        case socket.gaierror():
+            return "its host name is not known", f"{_PROXY_HINT}, and the DNS"
+        case _:
+            return type(root).__name__, _PROXY_HINT
 
 
 def tls_words(root: BaseException) -> tuple[str, str]:

@@ -309,7 +309,7 @@ def test_a_proxy_that_refuses_is_named_as_the_culprit(server: Server) -> None:
     [
         ("socks5://127.0.0.1:1", "a SOCKS proxy cannot be used"),
         ("socks5h://127.0.0.1:1", "a SOCKS proxy cannot be used"),
-        ("http://127.0.0.1:{port}", "the proxy did not let the request through: it refuses connections"),
+        ("http://127.0.0.1:{port}", "the proxy did not let the request through: it refused the connection"),
         ("http://name.invalid:1", "the proxy did not let the request through: its host name is not known"),
     ],
 )
@@ -526,7 +526,19 @@ TLS = "TLS failed with host:1"
         ),
         (
             caused(requests.exceptions.ProxyError(), ConnectionRefusedError()),
-            "the proxy did not let the request through: it refuses connections",
+            "the proxy did not let the request through: it refused the connection",
+            "check HTTPS_PROXY or HTTP_PROXY",
+            False,
+        ),
+        (
+            caused(requests.exceptions.ProxyError(), socket.gaierror(-2, "Name or service not known")),
+            "the proxy did not let the request through: its host name is not known",
+            "check HTTPS_PROXY or HTTP_PROXY, and the DNS",
+            False,
+        ),
+        (
+            caused(requests.exceptions.ProxyError(), ConnectionResetError()),
+            "the proxy did not let the request through: ConnectionResetError",
             "check HTTPS_PROXY or HTTP_PROXY",
             False,
         ),
