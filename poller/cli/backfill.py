@@ -52,7 +52,7 @@ _TOO_OLD: dict[TooOld, str] = {
 @CONTRACTS
 @click.option(
     "--output",
-    type=PathType(None),
+    type=PathType(None, is_new=True),
     metavar="FILE",
     help="Write JSON lines to FILE (.gz: compressed), or - for stdout.",
 )

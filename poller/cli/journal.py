@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from poller.cli.messages import echo_json, note, printable
@@ -35,7 +37,7 @@ def command(settings: Settings, since: int | None, limit: int | None, as_json: b
       ionos-poller journal --since 7d --json
     """
     stores = stores_of(settings.load(check_files=False))
-    limit = limit if limit is not None or as_json else _LINES
+    limit = min(limit, sys.maxsize) if limit is not None else None if as_json else _LINES
     entries = stores.journal(use_of(use, stores), since=since or 0, limit=limit)
     for entry in entries:
         if as_json:

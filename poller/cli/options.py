@@ -57,15 +57,21 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 class PathType(click.Path):
-    """A file or directory. An empty name is refused: as a path it would mean the current directory, or nothing."""
+    """A file or directory. An empty name is refused: as a path it would mean the current directory, or nothing.
 
-    def __init__(self, path_type: type[Path] | None = Path) -> None:
+    `is_new`: a file that will be made, so that `/` and `.` are refused, too.
+    """
+
+    def __init__(self, path_type: type[Path] | None = Path, *, is_new: bool = False) -> None:
         # The file is checked when it is read or written. The type is declared so that a shell completes file names.
         super().__init__(path_type=path_type, readable=False)
+        self._is_new = is_new
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             raise ConfigError.of(_option_name(param), "must not be empty", "a variable of the shell may not be set")
+        if self._is_new and not Path(value).name:
+            raise ConfigError.of(_option_name(param), f"{value} is a directory", "name a file")
         return super().convert(value, param, ctx)
 
 

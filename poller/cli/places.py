@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -25,7 +26,7 @@ def place_of(settings: Settings, text: str) -> Place:
     from poller.archive.directory import DirectoryPlace
     from poller.archive.places import open_place
 
-    if "://" not in text and (Path(text).is_dir() or "/" in text):
+    if "://" not in text and ("/" in text or os.path.isdir(text)):  # noqa: PTH112 - never raises
         settings.setup_logging()
         return DirectoryPlace(Path(text))
     if text.startswith("file://"):

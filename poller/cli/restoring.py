@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import sys
 import threading
 import time
@@ -103,7 +104,7 @@ def restore(
         note(f"{plural(_write(opened, objects, span, formats, sys.stdout.buffer), 'entry')} restored")
         return EXIT_OK
     path = Path(str(output))
-    if path.exists():
+    if os.path.lexists(path):
         raise ConfigError.of("--output", f"{path} exists already", "name another file, or move it away")
     with NewFile(path) as made:
         with made.draft.open("wb", buffering=0) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from pathlib import Path
@@ -99,7 +100,7 @@ def command(
       ionos-poller simulate --port 0 --rate 2 --fault 429:10% --fault late:5%:3s
       ionos-poller simulate --rate 1 --write-config ionos-poller.toml
     """
-    if write_config is not None and write_config.exists():
+    if write_config is not None and os.path.lexists(write_config):
         raise ConfigError.of("--write-config", f"{write_config} is there already", "name another file")
     wanted = SimulatorSettings(
         contracts=contracts,

@@ -95,6 +95,7 @@ def test_the_journal_lists_the_latest_from_a_time_on(place: Bench) -> None:
         assert place.run("dead-letters", "replay", number, "--use", "fetch").code == 0
     assert [entry["subject"] for entry in journal(place)] == ["1", "2", "3"]
     assert [entry["subject"] for entry in journal(place, "--limit", "2")] == ["2", "3"]
+    assert journal(place, "--limit", "9" * 25) == journal(place)
     with closing(sqlite3.connect(place.database, isolation_level=None)) as raw:
         raw.execute("UPDATE journal SET at = at - 7200 WHERE id = 1")
     assert [entry["subject"] for entry in journal(place, "--since", "1h")] == ["2", "3"]

@@ -41,3 +41,23 @@ def test_an_empty_one_is_refused_and_nothing_is_written(command: str, tmp_path: 
     assert (code, output) == (2, b"")
     assert b": must not be empty (a variable of the shell may not be set)" in errors
     assert list(tmp_path.iterdir()) == []
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("backfill --from 1h --output /", 2, "--output: / is a directory"),
+        ("backfill --from 1h --output .", 2, "--output: . is a directory"),
+        (f"archive list {LONG}", 2, "is no directory and no archive of the configuration"),
+        (f"archive restore {LONG} --output -", 2, "is no directory and no archive of the configuration"),
+        (f"simulate --port 0 --write-config {LONG}", 2, "File name too long"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_told(command: str, code: int, words: str, tmp_path: Path) -> None:
+    found, output, errors = run_here(*command.split(), cwd=tmp_path, env={})
+    assert (found, output) == (code, b"")
+    assert words in errors.decode()
+    assert list(tmp_path.iterdir()) == []
