@@ -148,7 +148,7 @@ def _place(settings: Settings, *, is_service: bool) -> Path:
     if not is_service:
         return found or LOCAL_CONFIG
     settings.variables = service.service_environment(settings.variables)
-    return found if found is not None and not SYSTEM_CONFIG.exists() else SYSTEM_CONFIG
+    return found if found is not None and not os.path.lexists(SYSTEM_CONFIG) else SYSTEM_CONFIG
 
 
 def _check(settings: Settings, config_path: Path, *, is_changed: bool) -> int:

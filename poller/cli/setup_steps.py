@@ -67,8 +67,11 @@ def secure_url(url: str) -> str:
 
 def load_existing(path: Path, settings: Settings) -> Config:
     """The current configuration: the file, if it exists, and the environment.  Raises: ConfigError."""
-    existing = path if path.exists() else None
-    return load(existing, settings.variables, state_dir=settings.state_dir, check_files=False)
+    try:
+        is_there = path.exists()
+    except OSError:  # `load` says why it cannot be read
+        is_there = True
+    return load(path if is_there else None, settings.variables, state_dir=settings.state_dir, check_files=False)
 
 
 def account_of(config: Config, name: str | None) -> Account:

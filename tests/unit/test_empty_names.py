@@ -53,6 +53,7 @@ LONG = "a" * 300
         ("backfill --from 1h --output .", 2, "--output: . is a directory"),
         (f"archive list {LONG}", 2, "is no directory and no archive of the configuration"),
         (f"archive restore {LONG} --output -", 2, "is no directory and no archive of the configuration"),
+        (f"setup --region de-txl --pipeline a --yes --config {LONG}", 2, "cannot be read: File name too long"),
         (f"simulate --port 0 --write-config {LONG}", 2, "File name too long"),
     ],
 )
@@ -60,4 +61,14 @@ def test_a_name_that_no_file_can_have_is_told(command: str, code: int, words: st
     found, output, errors = run_here(*command.split(), cwd=tmp_path, env={})
     assert (found, output) == (code, b"")
     assert words in errors.decode()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_tells_what_it_can_of_a_state_directory_that_it_cannot_look_into(tmp_path: Path) -> None:
+    code, output, errors = run_here(
+        "check", "--offline", "--state-dir", LONG, cwd=tmp_path, env={"IONOS_API_TOKEN": "t"}
+    )
+    assert (code, errors) == (4, b"")
+    assert b"fail  state" in output
+    assert b"cannot be written: File name too long (choose another --state-dir" in output
     assert list(tmp_path.iterdir()) == []

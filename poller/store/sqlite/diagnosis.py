@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -29,7 +30,8 @@ def diagnose(directory: Path, max_bytes: int) -> Iterator[Diagnosis]:
     yield writable
     if writable.level == "ok":
         yield check_space(shutil.disk_usage(_existing(directory)).free, max_bytes, directory)
-    yield from check_files(directory)
+    if os.access(directory, os.X_OK):  # else there is none, or a directory above is closed to us, which is told by now
+        yield from check_files(directory)
 
 
 def check_directory(directory: Path) -> Diagnosis:
@@ -38,6 +40,8 @@ def check_directory(directory: Path) -> Diagnosis:
     try:
         with translated_os(existing), tempfile.TemporaryFile(dir=existing, buffering=0) as file:
             file.write(b"\n")
+        with translated_os(directory), contextlib.suppress(FileNotFoundError):
+            directory.lstat()  # a name that is too long cannot be created
     except StateError as error:
         return _failed("state", error)
     if existing != directory:
