@@ -16,8 +16,8 @@ from poller.cli.messages import books_of, printable
 from poller.config import Config
 from poller.core.amounts import duration, plural, size
 from poller.core.windows import format_time
-from poller.pipeline.status import Seen, Use, away_host, has_left, is_polled
-from poller.service.readiness import gaps_told, is_stale
+from poller.pipeline.status import Seen, Use, away_host, has_left, is_polled, is_stale
+from poller.service.readiness import gaps_told
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract, Replica
 
@@ -109,7 +109,7 @@ def _replica(row: Replica, now: float) -> list[Text]:
 def _contracts(config: Config, state: Overview, now: float, at_most: int | None) -> Iterator[RenderableType]:
     rows = state.contracts
     if at_most is not None and len(rows) > at_most:
-        is_unwell = [is_polled(row, config) and (bool(row.failure) or is_stale(row, config, now)) for row in rows]
+        is_unwell = [is_polled(row, config) and (bool(row.failure) or is_stale(row, config.poll, now)) for row in rows]
         rows = [row for _, row in sorted(zip(is_unwell, rows, strict=True), key=lambda pair: not pair[0])]
         rows = rows[:at_most]
     headings = ("contract", "account", "complete up to", "lag>", "entries>", "late>", "last poll")
@@ -125,7 +125,7 @@ def _contract(config: Config, row: Contract, now: float) -> list[Text]:
     elif row.failure:
         last = Text("failed", "red")
     else:
-        last = Text(ago, "yellow" if is_stale(row, config, now) else "green")
+        last = Text(ago, "yellow" if is_stale(row, config.poll, now) else "green")
     words = (row.contract, row.account, format_time(row.watermark), duration(now - row.watermark))
     return [*map(Text, words), Text(f"{row.new:,}"), Text(f"{row.late:,}"), last]
 

@@ -168,11 +168,6 @@ class Poll(Table, frozen=True, kw_only=True):
         int, Duration("How long the ledger keeps the identities of collected entries.", ge=3600, le=20 * YEAR_SECONDS)
     ] = 35 * 86_400
 
-    @property
-    def stale_seconds(self) -> int:
-        """A contract whose last successful poll is older than this is not polled as it should be."""
-        return 3 * self.interval_seconds
-
     def wants(self, contract: str, only: Collection[str] = ()) -> bool:
         """Whether this contract is collected; `only` replaces `contracts` if it is given."""
         wanted = only or self.contracts

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from poller.config import Poll
 from poller.core.events import Event
 from poller.core.windows import Window
+from poller.pipeline.status import is_stale
 from poller.store.protocols import Collected, Stores
 
 _MICROSECONDS = 1_000_000
@@ -32,7 +33,7 @@ class Elsewhere:
     def _expected(self, run: Collected, contract: str, events: Sequence[Event]) -> Sequence[Event]:
         """The events that `run` has not seen yet and will: at its next poll, or by its next self-audit."""
         row, now, poll = run.contract(contract), self._clock(), self._poll
-        if row is None or row.succeeded_at is None or now - row.succeeded_at > poll.stale_seconds:
+        if row is None or is_stale(row, poll, now):
             return ()  # nothing polls it now
         start = row.watermark - poll.overlap_seconds
         if poll.audit_interval_seconds:

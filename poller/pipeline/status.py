@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from poller.config import Config
+from poller.config import Config, Poll
 from poller.config.sink_base import LocalSink
 from poller.core import hours
 from poller.core.errors import StateError
@@ -21,6 +21,7 @@ from poller.store.overview import Overview, SinkOverview
 from poller.store.protocols import Stores
 from poller.store.rows import Contract, Postponed, Replica
 
+_STALE_INTERVALS = 3
 _TOLD_BY_HOURS = ("compared_start", "compared_end", "differing")
 
 
@@ -70,6 +71,11 @@ def _by_use(use: str) -> tuple[int, str]:
 def is_polled(row: Contract, config: Config) -> bool:
     """Whether the configuration includes a contract and its account."""
     return config.poll.wants(row.contract) and any(account.name == row.account for account in config.accounts)
+
+
+def is_stale(row: Contract, poll: Poll, now: float) -> bool:
+    """Whether the last successful poll of a contract is too old. `now` in unix seconds."""
+    return now - (row.succeeded_at or 0) > _STALE_INTERVALS * poll.interval_seconds
 
 
 def has_left(config: Config, row: SinkOverview, use: Use) -> bool:

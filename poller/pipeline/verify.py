@@ -57,9 +57,9 @@ class HeldHour(NamedTuple):
 class Report(NamedTuple):
     """The result: what was proven, and the findings.
 
-    `first` and `last` are times of entries, as text; empty without entries. `key` is the fingerprint of the key that a person
-    gave; None without one: then `keys` are only claims of the archive itself. `more` counts the findings besides `findings`.
-    `signed_from` is the first digest with a signature; 0 without any. `stopped_by` says why not all could be read, else is empty.
+    `first` and `last` are times of entries, as text; empty without entries. `key`: the fingerprint of the key that a person gave;
+    None: then `keys` are only claims of the archive itself. `more` counts the findings besides `findings`. `signed_from`: the
+    first digest with a signature, or 0. `stopped_by`: why not all could be read, or empty.
     """
 
     findings: list[Finding]
@@ -302,9 +302,8 @@ class Verifier:
             much = "more" if found[1] > entry.content_bytes else "less"
             return [Finding(entry.key, f"holds {much} text than the {entry.content_bytes:,} bytes of digest {number}")]
         if found[0] != entry.entries:
-            return [
-                Finding(entry.key, f"holds {plural(found[0], 'entry')}, though digest {number} has {entry.entries:,}")
-            ]
+            held = plural(found[0], "entry")
+            return [Finding(entry.key, f"holds {held}, though digest {number} has {entry.entries:,}")]
         return []
 
     def _judge_unlisted(self) -> None:

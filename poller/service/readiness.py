@@ -10,6 +10,7 @@ from poller.core.delivery import CRASHED
 from poller.core.errors import PollerError
 from poller.core.gaps import summary
 from poller.core.windows import format_time
+from poller.pipeline.status import is_stale
 from poller.store.gaps import Gap
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract
@@ -107,12 +108,7 @@ def _unknown_contracts(
 
 def _stale_polls(state: Overview, config: Config, contracts: Collection[str], now: float) -> Iterator[str]:
     for row in state.contracts:
-        if row.contract in contracts and is_stale(row, config, now):
+        if row.contract in contracts and is_stale(row, config.poll, now):
             last = f"{duration(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
             failure = f": {row.failure}" if row.failure else ""
             yield f"contract {row.contract}: last successful poll {last}{failure}"
-
-
-def is_stale(row: Contract, config: Config, now: float) -> bool:
-    """Whether the last successful poll of a contract is too old. `now` in unix seconds."""
-    return now - (row.succeeded_at or 0) > config.poll.stale_seconds

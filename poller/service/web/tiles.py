@@ -7,7 +7,7 @@ from html import escape
 from poller.core.amounts import duration, size
 from poller.core.windows import format_time
 from poller.ionos.api import WARN_EXPIRY_SECONDS
-from poller.service.readiness import is_stale
+from poller.pipeline.status import is_stale
 from poller.service.web.view import BAD, OK, WARN, View
 
 
@@ -41,7 +41,7 @@ def _lag_tile(view: View) -> str:
     if not view.polled:
         return _tile("Behind now", "unknown", "no contract yet", WARN)
     worst = min(view.polled, key=lambda row: row.watermark)
-    is_late = any(is_stale(row, view.config, view.now) for row in view.polled)
+    is_late = any(is_stale(row, view.config.poll, view.now) for row in view.polled)
     is_alone = len(view.polled) == 1
     more = f"polled every {duration(view.config.poll.interval_seconds)}" if is_alone else f"contract {worst.contract}"
     return _tile("Behind now", duration(view.now - worst.watermark), more, BAD if is_late else OK)

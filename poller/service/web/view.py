@@ -10,8 +10,8 @@ from poller.config import Config
 from poller.core.amounts import duration, plural
 from poller.core.gaps import summary
 from poller.ionos.api import WARN_EXPIRY_SECONDS
-from poller.pipeline.status import Seen, Use, away_host, is_polled
-from poller.service.readiness import gaps_told, is_stale
+from poller.pipeline.status import Seen, Use, away_host, is_polled, is_stale
+from poller.service.readiness import gaps_told
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract, Range
 
@@ -161,9 +161,11 @@ def contract_word(view: View, row: Contract) -> Word:
         return Word(OK, "left out by the configuration")
     ago = f"last good poll {duration(view.now - row.succeeded_at)} ago" if row.succeeded_at else "no good poll yet"
     if row.failure:
-        return Word(BAD if is_stale(row, view.config, view.now) else WARN, "last poll failed", f"{row.failure}; {ago}")
+        return Word(
+            BAD if is_stale(row, view.config.poll, view.now) else WARN, "last poll failed", f"{row.failure}; {ago}"
+        )
     behind = f"{duration(view.now - row.watermark)} behind"
-    return Word(BAD, behind, ago) if is_stale(row, view.config, view.now) else Word(OK, behind)
+    return Word(BAD, behind, ago) if is_stale(row, view.config.poll, view.now) else Word(OK, behind)
 
 
 def sink_word(view: View, row: SinkOverview) -> Word:
