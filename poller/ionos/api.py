@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import random
 import sys
 import threading
@@ -360,6 +361,7 @@ def token_expiry(token: str) -> float | None:
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims["exp"])
+        seconds = float(claims["exp"])
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
+    return seconds if math.isfinite(seconds) else None

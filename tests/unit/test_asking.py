@@ -291,6 +291,8 @@ def jwt(claims: object) -> str:
         (jwt({"exp": 1, "a": "bcd"}), 1.0),
         (jwt({"iat": 1}), None),
         (jwt({"exp": None}), None),
+        (jwt({"exp": float("nan")}), None),
+        (jwt({"exp": "inf"}), None),
         (jwt({"exp": "soon"}), None),
         (jwt({"exp": 10**400}), None),
         (jwt([1]), None),

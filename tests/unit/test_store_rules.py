@@ -409,7 +409,7 @@ def test_what_is_in_a_line_of_the_journal_is_logged_without_what_is_empty() -> N
     entry = JournalEntry(1, 2, 0, "anna", "", "purge", "loki", 0, "", None)
     assert entry.fields == {
         "id": 1,
-        "at": 2,
+        "at": "1970-01-01T00:00:02Z",
         "uid": 0,
         "login": "anna",
         "action": "purge",
