@@ -193,11 +193,18 @@ def test_a_contract_that_never_was_read_is_left_when_the_list_does_not_show_it(w
     assert set(world.poll()) == {"1"}
 
 
-def test_a_contract_that_was_read_once_is_polled_though_no_list_shows_it_any_more(world: World) -> None:
+def test_a_contract_that_was_read_once_is_polled_and_warned_of_until_it_is_excluded(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     world.accounts["default"].listed = ["1", "2"]
     world.poll()
     world.accounts["default"].listed = ["1"]
     assert set(world.poll()) == {"1", "2"}
+    assert [record.contracts for record in caplog.records if record.message == "contracts.unlisted"] == [["2"]]  # type: ignore[attr-defined]
+    caplog.clear()
+    world.settings = {"exclude_contracts": ("2",)}
+    assert set(world.poll()) == {"1"}
+    assert "contracts.unlisted" not in caplog.messages
 
 
 # Two accounts

@@ -13,14 +13,20 @@ from poller.core.errors import StateUnavailableError, StoppedError
 from poller.pipeline.room import MayCome, Room, always, by_delivery, never
 from poller.store.rows import Size
 
-EVENTS, LETTERS, EMPTY = Size(3, 2048, 0), Size(0, 0, 2048), Size(0, 0, 0)
+LIMIT = 1000
+EVENTS, LETTERS, EMPTY = Size(1, 2048, 0), Size(0, 0, 2048), Size(0, 0, 0)
 
 
 def room(may_come: MayCome, *sizes: Size, stop: threading.Event | None = None) -> Room:
     """The room of an outbox with these sizes, one after the other."""
     left = list(sizes)
-    state: Any = SimpleNamespace(outbox=SimpleNamespace(size=lambda *, below: left.pop(0)))
-    return Room(state, 1000, stop or threading.Event(), may_come)
+
+    def size(*, below: int) -> Size:
+        assert below == LIMIT
+        return left.pop(0)
+
+    state: Any = SimpleNamespace(outbox=SimpleNamespace(size=size))
+    return Room(state, LIMIT, stop or threading.Event(), may_come)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +44,8 @@ def test_where_there_is_room_nobody_waits(may_come: MayCome, caplog: pytest.LogC
 def test_it_is_waited_for_where_it_may_come(may_come: MayCome, size: Size, caplog: pytest.LogCaptureFixture) -> None:
     room(may_come, size, size, EMPTY).wait()
     assert caplog.messages == ["outbox.full", "outbox.has_room"]
+    full: Any = caplog.records[0]
+    assert (full.max_bytes, full.dead_letter_bytes) == (LIMIT, size.letter_bytes)
 
 
 @pytest.mark.parametrize(
@@ -65,5 +73,5 @@ def test_what_is_delivered_meanwhile_may_leave_dead_letters_alone() -> None:
 def test_a_stop_ends_it(size: Size) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(StoppedError):
+    with pytest.raises(StoppedError, match=r"^asked to stop$"):
         room(always, size, stop=stop).wait()

@@ -90,6 +90,7 @@ def test_what_is_left_of_a_batch_is_named_and_kept_and_the_archive_verifies(sink
     assert {one.key for one in left} == {key for key in before if batch_of(key) == 3 or key == signature_key(3)}
     assert all((len(before[one.key]), sha256(before[one.key])) == (one.bytes, one.sha256) for one in left)
     assert (head.number, head.sha256, head.entries) == (3, sha256(place.objects[digest_key(3)]), 4)
+    assert head.key == signer().key
     writer.head = head
     writer.write([entry(99, 5)])
     report = verify(place, key=signer())
