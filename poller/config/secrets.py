@@ -128,9 +128,9 @@ class SecretSource:
 
     def _read_file(self) -> str:
         path = Path(self.place)
-        if path.is_fifo():  # opening it could block
-            raise self._error(f"key file {path} is a pipe", "use a file: a secret is read again when it is refused")
         try:
+            if path.is_fifo():  # opening it could block
+                raise self._error(f"key file {path} is a pipe", "use a file: a secret is read again when it is refused")
             content, _, refusal = read_trusted(path, _MAX_SECRET_BYTES + 1, is_secret=True)
         except OSError as error:
             if error.errno in _PASSING:

@@ -198,6 +198,12 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> Non
         load(write(tmp_path, '[api]\ntoken_file = "token"\n'), {})
 
 
+def test_a_file_that_cannot_be_looked_at_is_told_as_one_that_cannot_be_read(tmp_path: Path) -> None:
+    """As in a directory that is closed to this user, which no test of root has: a name too long fails at the same step."""
+    with pytest.raises(ConfigError, match=r"unreadable key file .*File name too long \(check that the file exists"):
+        load(write(tmp_path, f'[api]\ntoken_file = "./{"a" * 300}"\n'), {})
+
+
 def test_a_password_may_hold_spaces_and_any_letter() -> None:
     source = SecretSource("env", "P", path="x", is_text=True, environ={"P": "pass wörd"})
     assert source.read().reveal() == "pass wörd"
