@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from poller.config import Poll
 from poller.core.events import Event
 from poller.core.windows import Window
-from poller.pipeline.status import is_stale
+from poller.pipeline.status import STALE_INTERVALS
 from poller.store.protocols import Collected, Stores
 
 _MICROSECONDS = 1_000_000
@@ -33,8 +33,12 @@ class Elsewhere:
     def _expected(self, run: Collected, contract: str, events: Sequence[Event]) -> Sequence[Event]:
         """The events that `run` has not seen yet and will: at its next poll, or by its next self-audit."""
         row, now, poll = run.contract(contract), self._clock(), self._poll
-        if row is None or is_stale(row, poll, now):
-            return ()  # nothing polls it now
+        if (
+            row is None
+            or row.succeeded_at is None
+            or abs(now - row.succeeded_at) > STALE_INTERVALS * poll.interval_seconds
+        ):
+            return ()  # nothing polls it now, or by a clock that is ahead
         start = row.watermark - poll.overlap_seconds
         if poll.audit_interval_seconds:
             start = min(start, row.audited_at - poll.audit_span_seconds)

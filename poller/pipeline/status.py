@@ -21,7 +21,7 @@ from poller.store.overview import Overview, SinkOverview
 from poller.store.protocols import Stores
 from poller.store.rows import Contract, Postponed, Replica
 
-_STALE_INTERVALS = 3
+STALE_INTERVALS = 3  # after so many without a successful poll, something is wrong
 _TOLD_BY_HOURS = ("compared_start", "compared_end", "differing")
 
 
@@ -75,7 +75,7 @@ def is_polled(row: Contract, config: Config) -> bool:
 
 def is_stale(row: Contract, poll: Poll, now: float) -> bool:
     """Whether the last successful poll of a contract is too old. `now` in unix seconds."""
-    return now - (row.succeeded_at or 0) > _STALE_INTERVALS * poll.interval_seconds
+    return now - (row.succeeded_at or 0) > STALE_INTERVALS * poll.interval_seconds
 
 
 def has_left(config: Config, row: SinkOverview, use: Use) -> bool:

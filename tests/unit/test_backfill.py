@@ -315,6 +315,8 @@ def test_what_run_has_collected_for_the_same_sinks_is_left_out_unless_it_is_want
         (Poll(audit_span_seconds=1798), BEGAN, 61),
         # It has polled nothing for three intervals.
         (Poll(interval_seconds=60), BEGAN + 181, 122),
+        # Its last poll is told by a clock that was ahead. Three entries are not there yet.
+        (Poll(interval_seconds=60), BEGAN - 181, 119),
     ],
 )
 def test_what_run_is_about_to_collect_for_the_same_sinks_is_left_to_it(
@@ -334,7 +336,8 @@ def test_what_run_is_about_to_collect_for_the_same_sinks_is_left_to_it(
         found, _ = backfill.discover(asked)
         sink = Taking()
         export = backfill.export([sink], found, asked)
-        assert (len(sink.lines), export.left_out) == (sent, 182 - sent)
+        (row,) = state.contracts.all()
+        assert (len(sink.lines), export.left_out) == (sent, row.fetched - sent)
         assert not state.overview().imbalances()
 
 
