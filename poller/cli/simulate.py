@@ -59,7 +59,7 @@ path = "activity-{{date}}.ndjson"
     "--write-config",
     type=PathType(),
     metavar="FILE",
-    help="Write a configuration for it, ready to `run`, unless FILE exists.",
+    help="Write a configuration for it, ready to `run`. FILE must not exist yet.",
 )
 @click.pass_obj
 def command(
@@ -101,7 +101,9 @@ def command(
       ionos-poller simulate --rate 1 --write-config ionos-poller.toml
     """
     if write_config is not None and os.path.lexists(write_config):
-        raise ConfigError.of("--write-config", f"{write_config} is there already", "name another file")
+        raise ConfigError.of(
+            "--write-config", f"{write_config} is there already", "leave the option out, or name another file"
+        )
     wanted = SimulatorSettings(
         contracts=contracts,
         events=events,
