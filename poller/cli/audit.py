@@ -18,7 +18,7 @@ from poller.cli.stopping import until_stopped
 from poller.config import Config, format_duration
 from poller.core.amounts import plural
 from poller.core.errors import EXIT_INCOMPLETE, ConfigError, PollerError, StateError
-from poller.core.gaps import summary
+from poller.core.gaps import summary, without
 from poller.core.hours import HOUR_SECONDS
 from poller.core.windows import Window, format_time
 from poller.pipeline.archive import HourCloser
@@ -115,12 +115,14 @@ class Compared(NamedTuple):
     contract: str
     window: Window
     result: Audited
+    gaps: Sequence[Window]
 
     @property
     def hours(self) -> int:
-        """How many hours the window touches, without the hours that the API refuses."""
-        refused = sum(whole_hours(part.window).seconds for part in self.result.refused)
-        return (whole_hours(self.window).seconds - refused) // HOUR_SECONDS
+        """How many hours of the window were compared, at least in part. Excludes hours in a gap, and hours that the API refuses."""
+        apart = [*self.gaps, *(part.window for part in self.result.refused)]
+        parts = [whole_hours(part) for part in without(self.window, apart)]
+        return len({hour for part in parts for hour in range(part.start, part.end, HOUR_SECONDS)})
 
 
 class _Audit:
@@ -152,13 +154,14 @@ class _Audit:
         before = [self._before(row, part) for row in rows if (part := self._parts(row, asked).before) is not None]
         comparison = compare(self._auditor, contracts, span)
         results, failures, differences = comparison.results, list(comparison.failures), comparison.differences
+        gaps = self._gaps(contracts, span)
         compared = [
-            Compared(row.contract, part, results[row.contract])
+            Compared(row.contract, part, results[row.contract], [g.window for g in gaps if g.contract == row.contract])
             for row in rows
             if row.contract in results and (part := self._parts(row, span).compared) is not None
         ]
         if not self._as_json:
-            self._show(compared, reached, before, self._gaps(contracts, span))
+            self._show(compared, reached, before, gaps)
             if compared:
                 self._tell_too_young(asked, reached)
         if missing := comparison.missing if by is None and not self._as_json else 0:

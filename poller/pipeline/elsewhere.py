@@ -33,11 +33,7 @@ class Elsewhere:
     def _expected(self, run: Collected, contract: str, events: Sequence[Event]) -> Sequence[Event]:
         """The events that `run` has not seen yet and will: at its next poll, or by its next self-audit."""
         row, now, poll = run.contract(contract), self._clock(), self._poll
-        if (
-            row is None
-            or row.succeeded_at is None
-            or abs(now - row.succeeded_at) > STALE_INTERVALS * poll.interval_seconds
-        ):
+        if row is None or abs(now - (row.succeeded_at or 0)) > STALE_INTERVALS * poll.interval_seconds:
             return ()  # nothing polls it now, or by a clock that is ahead
         start = row.watermark - poll.overlap_seconds
         if poll.audit_interval_seconds:
