@@ -131,7 +131,7 @@ ALERTS = (
         "5m",
         "critical",
         "Contract {{ $labels.contract }} was not polled with success for ten minutes",
-        "`/readyz` and `ionos-poller check` say why.",
+        "`/readyz` and `ionos-poller check` say why. A first poll (poll.initial_lookback, --since) may take longer.",
     ),
     Alert(
         "AccountUnread",
