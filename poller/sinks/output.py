@@ -72,7 +72,8 @@ class OutputFile(OwnOutput):
             os.ftruncate(self._file, self.output_offset)
             os.lseek(self._file, self.output_offset, os.SEEK_SET)
         except OSError as error:
-            hint = _BEGIN_ANEW if offset else "check that this user can write there"
+            place = "check that the directory exists, that this user can write there, and that there is room"
+            hint = _BEGIN_ANEW if offset else place
             raise ConfigError.of("--output", f"{self._partial}: {error.strerror}", hint) from error
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:

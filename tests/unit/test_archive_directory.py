@@ -136,7 +136,7 @@ def test_a_place_that_cannot_be_used_says_why(place: DirectoryPlace, tmp_path: P
     with pytest.raises(PlaceError, match="no such directory"):
         list(place.listing(""))
     (tmp_path / "audit").write_text("a file")
-    with pytest.raises(PlaceError, match="check that this user can write there"):
+    with pytest.raises(PlaceError, match="check that this user can write there, and that there is room"):
         place.put(KEY, b"text")
 
 

@@ -200,7 +200,9 @@ def test_a_link_that_leads_nowhere_is_not_replaced(path: Path) -> None:
 
 @pytest.mark.parametrize("mark", [None, 100])
 def test_a_directory_that_does_not_exist_is_told(path: Path, mark: int | None) -> None:
-    assert "No such file or directory" in refusal(path.parent / "missing" / path.name, mark)
+    told = refusal(path.parent / "missing" / path.name, mark)
+    assert "No such file or directory" in told
+    assert ("check that the directory exists" in told) == (not mark)
 
 
 def test_a_file_in_the_place_of_the_directory_is_told(path: Path) -> None:
