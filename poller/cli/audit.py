@@ -119,7 +119,7 @@ class Compared(NamedTuple):
 
     @property
     def hours(self) -> int:
-        """How many hours of the window were compared, at least in part. Excludes hours in a gap, and hours that the API refuses."""
+        """How many hours were compared, at least in part. Excludes hours in a gap, and hours that the API refuses."""
         apart = [*self.gaps, *(part.window for part in self.result.refused)]
         parts = [whole_hours(part) for part in without(self.window, apart)]
         return len({hour for part in parts for hour in range(part.start, part.end, HOUR_SECONDS)})
