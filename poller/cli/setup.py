@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -154,12 +155,12 @@ def _place(settings: Settings, *, is_service: bool) -> Path:
 def _check(settings: Settings, config_path: Path, *, is_changed: bool) -> int:
     """Check the result, and print the next step.  Returns: the exit code."""
     note("all done; checking it:" if is_changed else "nothing to do; checking it:")
-    where = f" --config {config_path}" if settings.config else ""
+    program = ["ionos-poller", *(["--config", str(config_path)] if settings.config else [])]
     settings.config = str(config_path)
     code = until_stopped(lambda stop: show(run_checks(settings, stop)))
     if code == EXIT_OK:
-        note(f"ready: `ionos-poller{where} run` begins to collect and deliver")
-        note("as a service of systemd: `ionos-poller setup --service`, as root")
+        note(f"ready: `{shlex.join([*program, 'run'])}` begins to collect and deliver")
+        note(f"as a service of systemd: `{shlex.join([*program, 'setup', '--service'])}`, as root")
     return code
 
 

@@ -87,6 +87,14 @@ def test_twice_makes_one_pipeline_one_configuration_and_shows_no_key(place: Plac
     assert place.simulator.token not in place.said
 
 
+def test_the_commands_that_it_ends_with_name_the_configuration_as_a_shell_takes_it(place: Place) -> None:
+    place.config_file.rename(place.directory / "my own.toml")
+    run = place.run("--config", "my own.toml", *ARGUMENTS, "--yes", env={"IONOS_LOGGING_API_URL": place.simulator.url})
+    assert run.code == 0, run.stderr
+    assert "ready: `ionos-poller --config 'my own.toml' run` begins to" in run.stderr
+    assert "`ionos-poller --config 'my own.toml' setup --service`, as root" in run.stderr
+
+
 def test_a_configuration_that_it_makes_is_for_its_owner_only_and_works(bench: Starter) -> None:
     place = Place(bench(contracts=1, events=5, pipeline_ready_seconds=0))
     run = place.setup("--yes", "--sink", "audit", env={"IONOS_POLLER_HTTP__LISTEN": f"127.0.0.1:{free_port()}"})
