@@ -114,6 +114,9 @@ def _read(path: Path, base: Path, depth: int, variables: dict[str, str], what: s
 
 def _read_classic(path: Path, text: str, base: Path, depth: int, variables: dict[str, str]) -> Iterator[Section]:
     """Read as strictly as Fluent Bit: all keys of a file begin in the column of its first key, and a space ends a key."""
+    if text.startswith("\ufeff"):
+        what = "begins with a byte order mark (BOM), which Fluent Bit takes for a key"
+        raise ConfigError.of(f"{path}:1", what, "save it as UTF-8 without BOM")
     section: Section | None = None
     indent = ""
     lines = ((f"{path}:{number}", line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1))

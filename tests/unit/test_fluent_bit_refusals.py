@@ -56,6 +56,17 @@ def test_what_fluent_bit_refuses_fails(
     assert all(found.hint for found in findings)
 
 
+def test_a_byte_order_mark_is_told_as_that(tmp_path: Path) -> None:
+    """Read in the source of Fluent Bit, and not tried: nothing in it passes over the mark."""
+    text = (FILES / "push.conf").read_text()
+    (found,) = checked(tmp_path, "\ufeff" + text)
+    assert (found.level, "byte order mark" in found.message, found.hint) == (
+        "fail",
+        True,
+        "save it as UTF-8 without BOM",
+    )
+
+
 @pytest.mark.parametrize(
     ("file", "right", "wrong", "words"),
     [
