@@ -150,7 +150,7 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
     except PollerError as error:
         tell(str(error))
         return error.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # rich ends the process if nobody reads its output any more
         return EXIT_INCOMPLETE
     except Exception as error:  # noqa: BLE001  # a bad environment, or a bug: committed work is kept, and a traceback does not help a user
         _tell_of_failure(error)
