@@ -64,6 +64,7 @@ class ArchiveDeliverer(Deliverer):
         """`writer` names this state for the chain of another state; empty if the chain is its own."""
         super().__init__(state.outbox, sink, redact=redact, clock=clock, on_failed=on_failed)
         self._archive = sink
+        self._state = state
         self._outbox = state.outbox
         self._gaps = state.gaps
         self._chain = chain or state.archives
@@ -186,6 +187,8 @@ class ArchiveDeliverer(Deliverer):
 
             place = self._held()
             place.ensure_held()
+            if self._writer:  # the chain counts our events: after a power cut they must be the same, in the same order
+                self._state.remember_for_good(WRITER, self._writer)
             self._batch = self._chain.prepare(
                 self._sink.name, place, len(events), objects, seal, now, writer=self._writer
             ) or self._chain.prepared(self._sink.name)

@@ -169,6 +169,9 @@ class State(Protocol):
     def remember(self, name: str, value: str) -> None:
         """Commits: a fact, in place of what was known by that name."""
 
+    def remember_for_good(self, name: str, value: str) -> None:
+        """Commits: a fact. This and all earlier commits also survive a power cut."""
+
     def adopt_config(self, config: Config) -> None:
         """Have the other replicas told, with the next sign of life, that this configuration is in effect here."""
 

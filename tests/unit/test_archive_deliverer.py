@@ -32,6 +32,7 @@ from poller.pipeline.restore import Rebuilder
 from poller.pipeline.verify import Report, Verifier
 from poller.sinks.archive import ArchiveSink
 from poller.sinks.base import Context
+from poller.store.archives import WRITER
 from poller.store.protocols import State
 from poller.store.rows import DeadLetter
 from poller.store.sqlite import State as FileState
@@ -644,6 +645,27 @@ def test_a_backfill_writes_to_the_chain_of_run_and_no_entry_is_twice_in_it(bench
     assert (report.findings, report.entries, report.digests) == ([], 5, 4)
     assert past.overview().imbalances() == []
     past.close()
+
+
+def test_what_a_backfill_has_collected_is_on_the_disk_before_the_chain_counts_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = []
+    with closing(bench.open("backfill-1")) as past:
+        past.contracts.enrol(["1"], "default", START, NOW)
+        sink = ArchiveSink(bench.settings, Context(Config(evidence=bench.evidence), threading.Event()), bench.place)
+        chain = bench.state.archives
+        writer = ArchiveDeliverer(past, sink, chain=chain, writer="w1", clock=lambda: bench.now)
+        commit(past, [event(1)], now=NOW)
+        for part, name in ((past, "remember_for_good"), (chain, "prepare")):
+            real = getattr(part, name)
+            monkeypatch.setattr(
+                part, name, lambda *args, real=real, **more: (came.append(args[:1]), real(*args, **more))[1]
+            )
+        assert writer.step(is_last=True) == (1, 0.0)
+        writer.abandon()
+        assert came == [(WRITER,), (NAME,)]
+        assert past.fact(WRITER) == "w1"
 
 
 def test_a_gap_of_a_backfill_is_named_in_the_digest_that_it_writes_to_the_chain_of_run(bench: Bench) -> None:

@@ -99,6 +99,19 @@ def test_a_batch_is_committed_once_and_as_it_will_be_written(archive: State) -> 
     assert (facts.due, facts.gaps) == ([], {})
 
 
+def test_a_batch_is_on_the_disk_when_it_is_committed_and_so_is_what_was_committed_before(archive: Any) -> None:
+    # After a power cut another batch had its number: what was written of it was no part of the archive, for ever.
+    said: list[str] = []
+    with archive._database.reading() as connection:
+        connection.set_trace_callback(said.append)
+    steps = ("PRAGMA synchronous = FULL", "BEGIN IMMEDIATE", "COMMIT", "PRAGMA synchronous = NORMAL")
+    for commit_one in (lambda: prepare(archive, 2), lambda: archive.remember_for_good("name", "value")):
+        said.clear()
+        commit_one()
+        assert [step for step in said if step in steps] == list(steps)
+    assert archive.fact("name") == "value"
+
+
 def test_a_batch_with_the_number_of_another_is_not_committed(archive: State) -> None:
     assert prepare(archive, 3, keys_of=2) is None
     assert archive.archives.prepared(SINK) is None

@@ -69,6 +69,10 @@ class State:
     def remember(self, name: str, value: str) -> None:
         self._database.write(lambda connection: set_fact(connection, self._use, name, value))
 
+    def remember_for_good(self, name: str, value: str) -> None:
+        """As `remember`: the server decides which commits survive a power cut (`synchronous_commit`)."""
+        self.remember(name, value)
+
     def adopt_config(self, config: Config) -> None:
         """The next renewal of the lease shows it to the other replicas."""
         with self._lock:

@@ -19,6 +19,7 @@ from poller.store.archives import Change, DayKey
 from poller.store.parts import Place, Seal
 from poller.store.rows import Sink
 from poller.store.sqlite import spots
+from poller.store.sqlite.connection import surviving
 from poller.store.sqlite.contracts import read_contracts, read_fact, read_ranges, set_fact
 from poller.store.sqlite.database import Database
 from poller.store.sqlite.gaps import read_gaps
@@ -84,8 +85,12 @@ class Archives:
     def prepare(
         self, sink: str, place: Place, events: int, objects: Sequence[Packed], seal: Seal, now: int, *, writer: str = ""
     ) -> PreparedBatch | None:
-        """All processes see the waiting events in the same order, so their count identifies them."""
-        with self._database.transaction() as connection:
+        """All processes see the waiting events in the same order, so their count identifies them.
+
+        The commit survives a power cut. Otherwise another batch could get this number, and objects of this one belong to none.
+        """
+        database = self._database
+        with database.reading() as raw, surviving(raw), database.transaction() as connection:
             head = _known_head(connection, sink)
             is_busy = connection.execute("SELECT EXISTS (SELECT 1 FROM archive_batches WHERE sink = ?)", (sink,))
             if is_busy.fetchone()[0] or not rules.is_made_for(objects, head.number + 1):

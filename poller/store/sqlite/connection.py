@@ -13,6 +13,8 @@ import os
 import sqlite3
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from poller.store.sqlite.schema import with_functions
@@ -91,6 +93,16 @@ def detach(shared: SharedConnection) -> None:
     with _opening:
         if shared.remove_user():
             del _open[shared.identity]
+
+
+@contextmanager
+def surviving(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commits within the block, and all earlier commits, also survive a power cut."""
+    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def identity_of(path: Path) -> Identity:

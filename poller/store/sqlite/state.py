@@ -1,7 +1,8 @@
 """The open state of one use, kept in an SQLite file.
 
 The file has a write-ahead log and `synchronous=NORMAL`. So a power cut can undo the last commits, but only whole ones. Their
-entries are still in the API, and are read and sent again. Nothing is acknowledged to anybody before its commit.
+entries are still in the API, and are read and sent again. Nothing is acknowledged to anybody before its commit. The batch of an
+archive is on the disk before it is written to the archive.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from poller.core.clocks import Trail
 from poller.store.journal import Action
 from poller.store.overview import Overview
 from poller.store.sqlite.archives import Archives
+from poller.store.sqlite.connection import surviving
 from poller.store.sqlite.contracts import Contracts, read_fact, set_fact
 from poller.store.sqlite.database import Database, make_directory
 from poller.store.sqlite.dead_letters import DeadLetters
@@ -90,6 +92,10 @@ class State:
     def remember(self, name: str, value: str) -> None:
         with self._database.transaction() as connection:
             set_fact(connection, name, value)
+
+    def remember_for_good(self, name: str, value: str) -> None:
+        with self._database.reading() as raw, surviving(raw):
+            self.remember(name, value)
 
     def adopt_config(self, config: Config) -> None:
         """Does nothing: there are no other replicas to inform."""
