@@ -1,12 +1,12 @@
 """`make soak`: the fault harness for as long as you like, with a report.
 
-    make soak ARGS="--kills 1000"            until the program was killed so often; its report goes to build/faults.md and .json
+    make soak ARGS="--kills 1000"            until the program was killed 1000 times; report: build/faults.md and .json
     make soak ARGS="--seed 7 --lives 25"     the plan of that seed once more, and no other
     make soak ARGS="--seconds 28800"         for a night
-    make soak ARGS="--cluster --faults 1000" three replicas on a PostgreSQL database, until so many faults have struck
+    make soak ARGS="--cluster --faults 1000" three replicas on a PostgreSQL database, until 1000 faults struck
     make soak ARGS="--cluster --rolling"     three replicas, each replaced three times under load
 
-Ends with 1 when anything was found; the directories of plans that found something are kept, and named.
+Ends with 1 if anything was found. The directories of plans that found something are kept, and their names printed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> int:
             is_done = sum(account.kills for account in accounts) >= arguments.kills
         return is_done or time.monotonic() - started >= arguments.seconds
 
-    with contextlib.suppress(KeyboardInterrupt):  # what was found until then is worth a report, too
+    with contextlib.suppress(KeyboardInterrupt):  # the findings so far are still reported
         carry_out_all(
             _chosen(arguments), place, jobs=arguments.jobs, tell=tell, is_enough=is_enough, plant=arguments.plant
         )
@@ -99,7 +99,7 @@ def _chosen(arguments: argparse.Namespace) -> Iterable[Plan] | Iterable[ClusterP
 
 
 def _plans(seed: int, lives: int | None) -> Iterable[Plan]:
-    """Whole plans, one seed after the other; with `lives`, as many as make that number, the last perhaps shorter."""
+    """Whole plans, one seed after the other. With `lives`, the plans have that many lives in total; the last may be shorter."""
     if lives is None:
         return map(draw, itertools.count(seed))
     starts = range(0, lives, LIVES_A_PLAN)

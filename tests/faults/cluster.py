@@ -1,7 +1,7 @@
-"""The same for three replicas on one database: they are killed, frozen and cut off, the database crashes and fails over.
+"""The harness for three replicas on one database: they are killed, frozen and cut off, the database crashes and fails over.
 
-Entries come in all the time. After each step everything must come right by itself, in time; then the tables are looked at, and in
-the end both sides of the account are compared, as for a replica alone.
+Entries come in all the time. After each step everything must recover by itself, in time. Then the tables are checked. At the end
+both sides of the account are compared, as for a single replica.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ SINKS = (LOGGING, LOKI, MOESIF)
 BATCH_EVENTS = 20
 _LOKI_BATCH_EVENTS = 200
 RECOVERY_SECONDS = 10.0
-_LOOK_SECONDS = 2.0  # so soon a replica sees what another one left
-_BUSY_SECONDS = 2.0  # a busy machine may add
+_LOOK_SECONDS = 2.0  # how soon a replica sees the contracts that another one gave up
+_BUSY_SECONDS = 2.0  # extra time on a busy machine
 _PATIENCE_SECONDS = 40.0
 _LOSING_SECONDS = 3.0
 _READ_SECONDS = 0.05
-_COUNT_WITH_NEWCOMERS = 5  # of a failover: two replicas join in what it loses
+_COUNT_WITH_NEWCOMERS = 5  # from this `count` on, the failover also loses the joining of two new replicas
 _STOPS_WITHIN_SECONDS = 12.0
 _FIRST_ENTRIES = 200
 _LOAD_SECONDS, _LOAD_ENTRIES = 0.4, 3
 _BURST_ENTRIES = 40
-_SLOW_SINKS = "sink=*:latency:90%:150ms"  # else there is seldom a batch on its way
-# These concern one replica: the contracts of the others must be polled as ever.
+_SLOW_SINKS = "sink=*:latency:90%:150ms"  # otherwise a batch is seldom in flight
+# Faults of one replica: the contracts of the others must be polled as usual.
 _OF_A_REPLICA = ("kill", "freeze", "pause", "term", "cut", "away", "stall", "lose-answers", "lose-leases", "rolling")
 
 
 class Polls:
-    """When each contract was asked for."""
+    """The times at which each contract was polled."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._times: dict[int, list[float]] = {number: [] for number in simulator.contracts}
@@ -75,14 +75,14 @@ class Polls:
         return times[place] if place < len(times) else None
 
     def longest_gap(self, number: int, start: float, end: float) -> float:
-        """The longest time without a poll that ended in `[start, end]`, or lasts at `end`."""
+        """The longest time without a poll that ended in `[start, end]`, or still lasts at `end`. In seconds."""
         times = self._times[number]
         chosen = times[max(0, bisect_right(times, start) - 1) : bisect_right(times, end)]
         return max((later - at for at, later in zip(chosen, [*chosen[1:], end], strict=True)), default=end - start)
 
 
 class Load(threading.Thread):
-    """Entries that come in, while it is not paused."""
+    """Adds entries all the time, unless it is paused."""
 
     def __init__(self, simulator: Simulator, *, may_be_late: bool) -> None:
         super().__init__(name="load", daemon=True)
@@ -99,7 +99,7 @@ class Load(threading.Thread):
                     self._add(_LOAD_ENTRIES)
 
     def burst(self) -> None:
-        """Many at once, so that there is something on its way when a fault strikes."""
+        """Add many entries at once, so that some are in flight when a fault strikes."""
         with self._lock:
             self._add(_BURST_ENTRIES)
 
@@ -118,7 +118,7 @@ class Load(threading.Thread):
 
 
 class Replica:
-    """One of them: its directory, its way to the database, and the process that lives there now."""
+    """One replica: its directory, its proxy to the database, and its current process."""
 
     def __init__(
         self, directory: Path, simulator: Simulator, database: Database, plan: ClusterPlan, plant: str
@@ -167,10 +167,10 @@ class Replica:
         self.process.send_signal(number)
 
     def end(self, number: signal.Signals) -> int | None:
-        """Send a signal and wait; its code, or None where it did not end in time and was killed."""
+        """Send a signal and wait.  Returns: the exit code, or None if it did not end in time and was killed."""
         assert self.process is not None
         self.send(number)
-        self.send(signal.SIGCONT)  # as systemd does: one that stands still hears nothing
+        self.send(signal.SIGCONT)  # as systemd does: a stopped process handles no signal
         try:
             return self.process.wait(_STOPS_WITHIN_SECONDS)
         except subprocess.TimeoutExpired:
@@ -183,7 +183,7 @@ class Replica:
         return self._daemon.stderr
 
     def lost_leases(self) -> int:
-        """How often it began anew because its lease had ended."""
+        """How often it started anew because its lease had ended."""
         return sum("contracts" in line for line in self._daemon.logged("lease.lost"))
 
     def close(self) -> None:
@@ -203,13 +203,13 @@ class ClusterHarness:
         self._plant = plant
         self._slack = slack
         self.account = Account.of(plan)
-        self._takeovers = 0  # each may repeat a batch at each sink
-        self._again: Counter[str] = Counter()  # by sink: delivered, and then forgotten by a failover
+        self._takeovers = 0  # each may repeat one batch at each sink
+        self._again: Counter[str] = Counter()  # by sink: events that were delivered, and whose delivery a failover lost
         self._watermarks: dict[str, int] = {}
         self._may_go_back = False
 
     def run(self) -> Account:
-        """Go through the steps, and compare. The account says what was found; nothing is raised."""
+        """Go through the steps, and compare. Findings are in the account; nothing is raised."""
         started = time.monotonic()
         plan = self._plan
         self._directory.mkdir(exist_ok=True)
@@ -237,7 +237,7 @@ class ClusterHarness:
             self._replicas.append(
                 Replica(self._directory / f"replica-{number}", self._simulator, self._database, plan, self._plant)
             )
-        self._replicas[0].start()  # it makes the tables
+        self._replicas[0].start()  # it creates the tables
         self._await(lambda: self._polls.has_all_since(0.0), "the first polls")
         for replica in self._replicas[1:]:
             replica.start()
@@ -297,7 +297,7 @@ class ClusterHarness:
                 replica.start()
 
     def _ensure_one_is_left(self, killed: dict[int, float]) -> bool:
-        """Start the successors where all were killed. Returns: whether one is left to take over."""
+        """Start the successors if all were killed.  Returns: whether a replica is left to take over."""
         if len(killed) < REPLICAS:
             return True
         for replica in self._replicas:
@@ -305,21 +305,21 @@ class ClusterHarness:
         return False
 
     def _strike_all(self, number: int, step: Step, killed: dict[int, float]) -> None:
-        """All faults of a step begin, one after the other, and end, each at its time. `killed` is filled: by process, when."""
+        """Begin all faults of a step one after the other, and end each at its time. Fills `killed`: process id -> time."""
         ends: list[tuple[float, Fault]] = []
         for place, fault in enumerate(step.faults):
             if place:
-                time.sleep(step.gap_seconds)  # the plan's own pace: nothing is assumed to be over after it
+                time.sleep(step.gap_seconds)  # part of the plan: not a wait for something
             self._await_work(fault)
             if self._begin(number, fault, killed):
                 self.account.faults[fault.kind] += 1
                 ends.append((time.monotonic() + fault.seconds, fault))
         for at, fault in sorted(ends):
-            time.sleep(max(0.0, at - time.monotonic()))  # as before
+            time.sleep(max(0.0, at - time.monotonic()))  # the same
             self._end(fault, killed)
 
     def _await_work(self, fault: Fault) -> None:
-        """Have many entries come in, and wait until they are collected, or sent: then the fault does most harm."""
+        """Add many entries, and wait until they are being collected, or sent: then the fault does most harm."""
         began, before = time.monotonic(), self._oracle.distinct(LOGGING)
         self._load.burst()
         if fault.count % 2:
@@ -332,15 +332,15 @@ class ClusterHarness:
                 lambda: any(self._polls.first_after(number, began) for number in contracts),
                 self._plan.interval_seconds,
             )
-        time.sleep(_READ_SECONDS * fault.count)  # reading takes some time: no assumption, a spread of moments
+        time.sleep(_READ_SECONDS * fault.count)  # part of the plan: faults strike at different moments of a reading
 
-    def _begin(  # noqa: C901, PLR0912 - a case for each kind, and nothing else
+    def _begin(  # noqa: C901, PLR0912 - only a case for each kind
         self, number: int, fault: Fault, killed: dict[int, float]
     ) -> bool:
-        """Have a fault strike. Returns: whether it counts as one, and has an end."""
+        """Begin a fault.  Returns: whether to count it and end it."""
         replica, database = self._replicas[fault.replica], self._database
         if fault.kind in ("kill", "term", "rolling", "freeze", "pause") and replica.pid in killed:
-            return False  # it is dead
+            return False  # it was killed
         match fault.kind:
             case "kill":
                 self._died(replica, "kill")
@@ -365,7 +365,7 @@ class ClusterHarness:
                     each.proxy.stall(True)
             case "lose-answers" | "lose-leases":
                 self._lose_answers(replica, fault)
-                return False  # each that was lost is counted
+                return False  # it counted each lost answer itself
             case "database-kill":
                 database.kill()
             case "database-restart":
@@ -392,7 +392,7 @@ class ClusterHarness:
                 self._database.start()
 
     def _leave(self, number: int, replica: Replica) -> None:
-        """One leaves as it should, and its successor starts."""
+        """Stop a replica with SIGTERM, and start its successor."""
         self._died(replica, "term")
         code = replica.end(signal.SIGTERM)
         if code != 0:
@@ -415,19 +415,19 @@ class ClusterHarness:
             before.update({sink: self._oracle.distinct(sink) for sink in SINKS})
             if fault.count >= _COUNT_WITH_NEWCOMERS:
                 self._replace([each for each in self._replicas if each is not self._replicas[fault.replica]])
-            time.sleep(fault.seconds)  # what is committed from now on will be lost
+            time.sleep(fault.seconds)  # all commits from now on will be lost
 
         self._database.fail_over(meanwhile)
         for replica in self._replicas:
             replica.proxy.cut()
-        for sink in SINKS:  # and what was in flight when it began
+        for sink in SINKS:  # plus the batches in flight when it began
             self._again[sink] += self._oracle.distinct(sink) - before[sink] + REPLICAS * _batch(sink)
         self._may_go_back = True
         if self._plan.is_held:
             self._database.hold_snapshot()
 
     def _replace(self, replicas: Sequence[Replica]) -> None:
-        """Kill them, and have their successors join: of which the database will know nothing after the failover."""
+        """Kill these replicas, and wait until their successors joined. The failover then loses these new rows."""
         for replica in replicas:
             self._died(replica, "kill")
             self.account.faults["kill"] += 1
@@ -448,7 +448,7 @@ class ClusterHarness:
             self.account.kills_at_work += self._oracle.is_behind()
             self._takeovers += 1
 
-    # What must come right
+    # Recovery
 
     def _await(self, is_so: object, what: str, step: int | None = None) -> None:
         try:
@@ -469,7 +469,7 @@ class ClusterHarness:
         return False
 
     def _held(self) -> dict[int, list[int]]:
-        """By process: the contracts that it holds."""
+        """Process id -> the contracts that this replica holds."""
         rows = self._database.primary.sql(
             "SELECT r.pid, c.contract FROM ionos_poller.contracts c JOIN ionos_poller.replicas r ON r.token = c.holder"
             " WHERE r.expires_at > clock_timestamp()"
@@ -481,13 +481,13 @@ class ClusterHarness:
         return held
 
     def _is_shared_out(self) -> bool:
-        """Whether each replica that lives is known as one, and has its share."""
+        """Whether the database knows exactly the running replicas, and each has its share."""
         pids = {replica.pid for replica in self._replicas}
         held = self._held()
         return self._pids() == pids and all(len(held.get(pid, ())) >= self._plan.contracts // REPLICAS for pid in pids)
 
     def _judge_polls(self, number: int, held: dict[int, list[int]], struck: set[int], began: float) -> None:
-        """The contracts of replicas that nothing happened to."""
+        """Check that the contracts of replicas without a fault were polled in time."""
         end = time.monotonic()
         is_rolling = self._plan.subject != "cluster"
         interval = self._plan.interval_seconds
@@ -504,7 +504,7 @@ class ClusterHarness:
         plan = self._plan
         limit = plan.lease_seconds + plan.interval_seconds + _LOOK_SECONDS + self._slack * _BUSY_SECONDS
         for contract in contracts:
-            first = self._polls.first_after(contract, at + 0.1)  # what was on its way
+            first = self._polls.first_after(contract, at + 0.1)  # leaves out a request that was already in flight
             if first is not None:
                 self.account.taken_over(first - at, limit, number)
 
@@ -533,8 +533,8 @@ class ClusterHarness:
                 self.account.violate(f"{table}: {twice} identities TWICE", number)
 
     def _identities(self, table: str, column: str) -> Counter[tuple[str, str]]:
-        """How often each identity of each contract is in a table, which must be once."""
-        query = f"SELECT contract, encode({column}, 'hex') FROM ionos_poller.{table}"  # noqa: S608 - two names of ours
+        """How often each identity of each contract is in a table. It must be once."""
+        query = f"SELECT contract, encode({column}, 'hex') FROM ionos_poller.{table}"  # noqa: S608 - both names are our own
         rows = self._database.primary.sql(query)
         found: Counter[tuple[str, str]] = Counter()
         for line in rows.splitlines():
@@ -561,9 +561,9 @@ class ClusterHarness:
             self.account.judge(sink, books, self._allowed_repeats(sink))
 
     def _allowed_repeats(self, sink: str) -> int:
-        """A batch for each takeover; none at sinks with keys. What a failover forgot comes again.
+        """A batch for each takeover; none at sinks with keys. Deliveries that a failover lost are repeated.
 
-        An entry that is collected anew may be late for its stream in Loki then, and has another one.
+        An entry that is collected again may be late for its stream in Loki. It then gets another stream, and is stored twice.
         """
         if sink == LOKI:
             return self._again[sink]
@@ -577,7 +577,7 @@ def _batch(sink: str) -> int:
 
 
 def _identities_in(blob: bytes, column: str) -> Iterator[str]:
-    """The identities in a row of the ledger, or in the directory of a segment, whose records end with one."""
+    """The identities in a row of the ledger, or in the directory of a segment. Each of its records ends with one."""
     from poller.store.segments import _RECORD
 
     step = IDENTITY_BYTES if column == "identities" else _RECORD.size

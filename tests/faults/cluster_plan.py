@@ -1,7 +1,7 @@
-"""What is done to replicas and their database, drawn from a seed before anything is started. Pure.
+"""The faults of replicas and their database, drawn from a seed before anything is started. Pure.
 
-A plan is a row of steps. In each step faults strike, all at once or nearly so; then everything must come right by itself. Entries
-come in all the time.
+A plan is a row of steps. In each step faults strike, all at once or shortly after each other; then everything must recover by
+itself. Entries come in all the time.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Literal, NamedTuple, get_args
 Kind = Literal[
     "kill",  # `kill -9` of a replica
     "freeze",  # SIGSTOP for longer than the lease, then SIGCONT
-    "pause",  # the same for less than the lease
-    "term",  # SIGTERM: it leaves, and is started again
-    "cut",  # its connections to the database break
-    "cut-all",  # those of all replicas
-    "away",  # it cannot reach the database
-    "stall",  # its connections carry nothing and do not break, for longer than the lease
-    "hiccup",  # those of all replicas, for less than the lease
+    "pause",  # the same, for less than the lease
+    "term",  # SIGTERM to a replica, and a start
+    "cut",  # the connections of a replica to the database break
+    "cut-all",  # the connections of all replicas break
+    "away",  # a replica cannot reach the database
+    "stall",  # the connections of a replica carry nothing and do not break, for longer than the lease
+    "hiccup",  # the same for all replicas, for less than the lease
     "lose-answers",  # COMMITs of entries and places are carried out, and their connections break before the answer
-    "lose-leases",  # the same, of signs of life and of who holds what
-    "database-kill",  # `kill -9` of all of the server, and a start
-    "database-restart",  # as an administrator does it
-    "fail-over",  # an asynchronous standby is promoted that lacks the last commits
+    "lose-leases",  # the same for COMMITs about replicas and leases
+    "database-kill",  # `kill -9` of all processes of the server, and a start
+    "database-restart",  # an orderly stop, and a start
+    "fail-over",  # an asynchronous standby without the last commits is promoted
     "pooler-kill",  # `kill -9` of PgBouncer, and a start
     "rolling",  # the next replica is replaced, as in an upgrade
 ]
@@ -47,12 +47,12 @@ _WEIGHTS: dict[Kind, int] = {
     "database-restart": 2,
     "fail-over": 5,
 }
-# Of these only one in a step: they replace the server, or need it.
+# At most one of these in a step: they replace the server, or need it.
 _OF_THE_SERVER = ("database-kill", "database-restart", "fail-over", "pooler-kill")
 
 
 class Fault(NamedTuple):
-    """One of them: to which replica, for how many seconds (or, of answers, how many)."""
+    """A fault: of which replica, for how many seconds. `count` is the number of answers to lose, or varies the moment."""
 
     kind: Kind
     replica: int = 0
@@ -61,14 +61,14 @@ class Fault(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Faults that strike together, the first at once, and each after the one before it."""
+    """Faults that strike together: the first at once, each other one `gap_seconds` after the one before it."""
 
     faults: tuple[Fault, ...]
     gap_seconds: float = 0.0
 
 
 class ClusterPlan(NamedTuple):
-    """Steps one after the other, on one database. `server` is whose programs run: Debian's or the wheel's."""
+    """Steps one after the other, on one database. `server`: the programs of Debian or of the wheel."""
 
     seed: int
     subject: str
@@ -76,12 +76,12 @@ class ClusterPlan(NamedTuple):
     server: Literal["debian", "wheel"] = "debian"
     is_pooled: bool = False
     is_held: bool = False
-    """Whether a transaction stays open all the time that sees the database as it was."""
+    """Whether a transaction with an old snapshot stays open all the time."""
     contracts: int = 6
     lease_seconds: int = 3
     interval_seconds: int = 2
     overlap: str = "10m"
-    """Without one, nothing is read twice, which would heal some mistakes."""
+    """With "0s" nothing is read twice. A second read would hide some mistakes."""
 
 
 def draw_cluster(seed: int, steps: int = STEPS_A_PLAN) -> ClusterPlan:
@@ -101,7 +101,7 @@ def draw_cluster(seed: int, steps: int = STEPS_A_PLAN) -> ClusterPlan:
 
 
 def rolling_restart(seed: int, rounds: int = 3) -> ClusterPlan:
-    """All replicas are replaced, one after the other, that many times; nothing else goes wrong."""
+    """All replicas are replaced one after the other, `rounds` times, without other faults."""
     steps = tuple(Step((Fault("rolling", number),)) for _ in range(rounds) for number in range(REPLICAS))
     return ClusterPlan(seed, "rolling restart", steps, lease_seconds=15, interval_seconds=5)
 
@@ -110,7 +110,7 @@ def _step(dice: random.Random, weights: dict[Kind, int]) -> Step:
     kinds = dice.choices(list(weights), list(weights.values()), k=dice.choice((1, 1, 2, 3)))
     first = next((kind for kind in kinds if kind in _OF_THE_SERVER), None)
     chosen = [kind for kind in kinds if kind == first or kind not in _OF_THE_SERVER]
-    if first is not None:  # once
+    if first is not None:  # keep it once
         chosen = [kind for kind in chosen if kind != first] + [first]
     return Step(tuple(_fault(dice, kind) for kind in chosen), round(dice.choice((0.0, 0.3, 1.0)), 1))
 

@@ -1,6 +1,6 @@
-"""Mistakes of a cluster put into the program on purpose, as those in `plants` are: each must be found.
+"""Mistakes in the code for clusters, put into the program on purpose as in `plants`: each must be found.
 
-A plant says what it changes to `patch`, which sets an attribute: for good in a process of its own, until its end in a test.
+A plant changes attributes through `patch`: `setattr` in a process of its own, or pytest's, which restores them after the test.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from uuid import UUID
 Patch = Callable[[Any, str, Any], None]
 
 _FENCE = ("AND holder = %s FOR UPDATE", "AND (holder = %s OR true) FOR UPDATE")
-_PAUSE_SECONDS = 0.3  # in which a replica may be stopped
+_PAUSE_SECONDS = 0.3  # time in which a fault may stop the replica
 
 
 def unlooked_fence(patch: Patch = setattr) -> None:
-    """Who commits or settles, and from where, is not looked at."""
+    """Nothing checks who commits or settles, and from which position."""
     from poller.store.postgres import places
 
     _rewrite(patch, _FENCE, ("(%s OR holder = %s)", "(%s OR holder = %s OR true)"))
@@ -74,7 +74,7 @@ def counter_as_token(patch: Patch = setattr) -> None:
 def unseen_before_lock(
     patch: Patch = setattr, between: Callable[[], None] = lambda: time.sleep(_PAUSE_SECONDS)
 ) -> None:
-    """Whether a contract is held, and what of a window is new, is decided in a transaction before the one that commits."""
+    """The checks whether the contract is held, and which entries are new, run in a transaction before the one that commits."""
     from poller.store.postgres import ledger
     from poller.store.postgres.contracts import Claim
 
@@ -101,7 +101,7 @@ def unseen_before_lock(
 
 
 def _rewrite(patch: Patch, *changes: tuple[str, str], only: str = "") -> None:
-    """Change the words of queries; of these those that hold `only`."""
+    """Replace words in all queries that contain `only`."""
     from poller.store.postgres.database import Connection
 
     real = Connection.execute

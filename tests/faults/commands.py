@@ -1,7 +1,7 @@
-"""The same for the commands that end by themselves: `fetch` and `backfill`, killed and started again until all is there.
+"""The harness for the commands that end by themselves: `fetch` and `backfill`, killed and started again until all is there.
 
 `fetch` appends its lines to one file, as with `>>`, on a disk of its own that can be full. `backfill` writes one export after the
-other: one that was killed is gone on with, and when one is complete the next begins.
+other: a killed one is continued, and when one is complete the next begins.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support import wait_until
 RECOVERY_SECONDS = 10.0
 _SPAN_SECONDS = 3000.0
 _PAGE_BYTES = 4096
-# Nothing new comes: what lies in the second that is not over would be missing at every end.
+# No new entries: entries of the second that is not over would be missing at every end.
 _AT_ONCE = Life("kill", after_seconds=60.0, is_from_work=False, entries=(0, 0))
 
 
@@ -51,7 +51,7 @@ class CommandHarness:
         self._watermarks: dict[tuple[Path, str], int] = {}
 
     def run(self) -> Account:
-        """Go through the lives, let it come to its end, and compare."""
+        """Go through the lives, let the command finish, and compare."""
         started = time.monotonic()
         settings = SimulatorSettings(
             contracts=len(CONTRACTS),
@@ -79,7 +79,7 @@ class CommandHarness:
         seen = self._requests()
         if life.trouble:
             self.account.faults[life.trouble if life.trouble == "people" else f"{life.trouble}, under >>"] += 1
-        room = life.at * _PAGE_BYTES  # so that a line ends in the middle
+        room = life.at * _PAGE_BYTES  # the disk is then full in the middle of a line
         if life.trouble == "disk-full":
             self._disk.fill(room)
         process = victim.start(
@@ -102,8 +102,8 @@ class CommandHarness:
             self.account.violate(what, number)
         self._disk.empty()
         self.account.died(death, is_at_work=death.code != 0)
-        # 1: some contract failed, and will be read again; 3: the API refused the token, as it was told to; 4: somebody's audit
-        # with --repair holds the state.
+        # 1: some contract failed, and will be read again. 3: the simulator refused the token, as planned. 4: an `audit --repair`
+        # of `people` holds the state.
         if death.kind == "exit" and death.code not in (0, 1, 3, *((4,) if life.trouble == "people" else ())):
             self.account.violate(f"it ended by itself with {death.code}", number)
         if death.kind == "term" and death.code not in (0, 1, 3, 130, -signal.SIGTERM):
@@ -123,7 +123,7 @@ class CommandHarness:
             )
 
     def _next_output(self) -> Path:
-        """Of `fetch` always the same; of `backfill` the one that is not complete yet."""
+        """For `fetch` always the same; for `backfill` the export that is not complete yet."""
         if not self._outputs or (self._plan.subject == "backfill" and self._outputs[-1].exists()):
             place = self._disk.place if self._plan.subject == "fetch" else self._directory
             self._outputs.append(place / f"output-{len(self._outputs)}.ndjson")
@@ -143,7 +143,7 @@ class CommandHarness:
         return states[-1].stem if states else "backfill"
 
     def _environment(self) -> dict[str, str]:
-        """Small windows, so that one is always on its way."""
+        """Small windows, so that one is always being read."""
         return {
             "IONOS_API_URL": self._simulator.url,
             "IONOS_API_TOKEN": self._token,
@@ -166,10 +166,10 @@ class CommandHarness:
                 self.account.violate(f"{path.name}: books: {line}", number)
 
     def _recover(self) -> None:
-        """Without faults it must come to its end, and with it everything must be there."""
+        """Without faults the command must finish, and then everything must be there."""
         self._simulator.set_faults([])
         started = time.monotonic()
-        limit = self._recovery_seconds + self._retry_gaps()  # each run tries one
+        limit = self._recovery_seconds + self._retry_gaps()  # each run tries one gap
         death = self._live(len(self._plan.lives), _AT_ONCE)
         while self._plan.subject == "fetch" and time.monotonic() < started + limit:
             if self._has_all() and death.code != 1:
@@ -182,7 +182,7 @@ class CommandHarness:
         self._compare()
 
     def _retry_gaps(self) -> int:
-        """What could not be read while the API was wrong: how many gaps."""
+        """Make all gaps due now.  Returns: how many gaps there are."""
         count = 0
         for path in (self._directory / "state").glob("*.db"):
             with suppress(StateError), closing(Stores(path.parent).attach(path.stem)) as state:

@@ -14,7 +14,7 @@ from tests.faults.proxy import Proxy
 from tests.postgres import Server, debian_programs, wheel_programs
 from tests.support import free_port, wait_until
 
-# A kill of the server may lose nothing that was committed; a power cut is not tried.
+# A kill of the server may lose no commit. Power cuts are not tested, so `fsync` is off.
 _SETTINGS = {"fsync": "off", "full_page_writes": "off", "wal_keep_size": "64MB", "wal_receiver_timeout": "60s"}
 _POOLER = """[databases]
 * = host=127.0.0.1 port={server} user=postgres
@@ -35,12 +35,12 @@ def pooler_program() -> str | None:
 
 
 def programs_of(kind: str) -> Path | None:
-    """The server's programs: of Debian or of the wheel; the other ones where those are not there."""
+    """The server's programs of this kind (Debian's or the wheel's), or the other ones if these do not exist."""
     return (debian_programs() or wheel_programs()) if kind == "debian" else (wheel_programs() or debian_programs())
 
 
 class Database:
-    """A server on an address that stays, whichever server answers there."""
+    """A database with one fixed port, also after another server was promoted."""
 
     def __init__(self, programs: Path | None, *, is_pooled: bool) -> None:
         self._programs = programs
@@ -56,11 +56,11 @@ class Database:
 
     @property
     def port(self) -> int:
-        """Where replicas connect to."""
+        """The port that replicas connect to."""
         return self._pooler.port if self._pooler else self._front.port
 
     def kill(self) -> None:
-        """As a crash of the server."""
+        """Kill the server, as a crash does."""
         self.is_up = False
         self.primary.kill()
         self._front.cut()
@@ -70,19 +70,19 @@ class Database:
         self.is_up = True
 
     def restart(self) -> None:
-        """As an administrator does it."""
+        """Stop and start the server, as an administrator does."""
         self.primary.stop()
         self.primary.start()
 
     def restart_pooler(self) -> bool:
-        """Kill the pooler and start it again; whether there is one."""
+        """Kill the pooler and start it again.  Returns: whether there is a pooler."""
         if self._pooler is not None:
             self._pooler.kill()
             self._pooler.start()
         return self._pooler is not None
 
     def hold_snapshot(self) -> None:
-        """Leave a transaction open that sees the database as it is now, for as long as the server lives."""
+        """Leave a transaction with a snapshot of now open, until the server ends."""
         with suppress(psycopg.Error):
             if self._held is not None:
                 self._held.close()
@@ -91,7 +91,7 @@ class Database:
         self._held.execute("SELECT count(*) FROM pg_class")
 
     def fail_over(self, meanwhile: Callable[[], None]) -> None:
-        """Promote a standby that lacks all that is committed while `meanwhile` runs; the primary is dead by then."""
+        """Kill the primary and promote a standby, which lacks all commits that were made while `meanwhile` ran."""
         replication = Proxy(self.primary.port)
         standby = Server(programs=self.primary.programs, settings=_SETTINGS)
         self._servers.append(standby)

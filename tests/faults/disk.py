@@ -1,7 +1,7 @@
-"""The disk below a state: full, read-only, or no longer holding what was written to it.
+"""The disk of a state: full, read-only, or with damaged files.
 
-As root it is a small file system of its own, which can be full or read-only for anything that is on it. Without root it is a
-directory whose permissions are taken away, and nothing fills it: `has_limits` says so, and the report with it.
+As root it is a small file system of its own, which can be full or read-only. Without root it is a directory: to make it read-only
+its permissions are removed, and it cannot be filled. `has_limits` says which.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from tests.faults.plan import Damage
 
-_SIZE = "160m"  # what is set aside stays there
+_SIZE = "160m"  # damaged states stay there
 
 
 class Disk:
-    """A directory for a state and the files of a sink; a context manager, which gives back what it took."""
+    """A directory for a state and the files of a sink; a context manager, which unmounts it at its end."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -34,7 +34,7 @@ class Disk:
             subprocess.run(["umount", "--lazy", str(self.place)], check=True)
 
     def fill(self, leave_bytes: int = 0) -> None:
-        """Take all room there is, but for so many bytes."""
+        """Fill the disk, but for `leave_bytes`. Does nothing without `has_limits`."""
         if not self.has_limits:
             return
         with self._ballast.open("ab", buffering=0) as file:
@@ -45,11 +45,11 @@ class Disk:
             file.truncate(max(0, file.tell() - leave_bytes))
 
     def empty(self) -> None:
-        """Give the room back."""
+        """Free the filled room."""
         self._ballast.unlink(missing_ok=True)
 
     def set_read_only(self, is_read_only: bool) -> None:
-        """Only while nobody writes to it."""
+        """Works only while no process has a file open for writing."""
         if self.has_limits:
             _mount("-o", f"remount,{'ro' if is_read_only else 'rw'},size={_SIZE}", str(self.place))
             return
@@ -62,7 +62,7 @@ def _mount(*args: str) -> bool:
 
 
 def apply(damage: Damage, database: Path) -> bool:
-    """Do to the file what was planned; whether there was anything to do it to."""
+    """Damage the file as planned.  Returns: whether the file exists and is not empty."""
     path = database.with_name(database.name + damage.suffix)
     size = path.stat().st_size if path.exists() else 0
     if not size:
