@@ -1,9 +1,9 @@
-"""A driver that tries to make the daemon lose, invent or needlessly repeat an entry, with an oracle on both sides.
+"""Tries to make the daemon lose, invent or needlessly repeat an entry, and compares what went in with what came out.
 
-It leads the real command through the lives of a plan, on one state and one simulator: each life has its faults at the API, at the
-sinks, of the clock, of the disk and of what a person did, and an end. At last all faults are taken away, and what arrived is
-compared. What a person has to do is done as the documents say: replace a key and reload, give a damaged state's `--since`,
-replay dead letters.
+It runs the real command through the lives of a plan, on one state and one simulator. Each life has faults (of the API, the sinks,
+the clock, the disk, or by people), and an end. Then all faults are removed, and the arrived entries are compared. If a person
+has to act, the harness does what the documents say: it replaces a key and reloads, gives `--since` after a damaged state, and
+replays dead letters.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from tests.support import wait_until
 BATCH_EVENTS = 20
 UNHEARD = (PRODUCE, END_TXN, INIT_PRODUCER_ID)
 RECOVERY_SECONDS = 10.0
-_PATIENCE = 3.0  # so many times as long until it never will
+_PATIENCE = 3.0  # this many times the recovery time, then it counts as failed
 _NEW_ENTRIES = 5
 _ENTRIES_AFTER_PEOPLE = 60
 _IDLE_POLLS = 3
 _MAX_RESTARTS = 5
 _SPAN_SECONDS = 5.0
-# A state that cannot be used, a disk that is full at the start, a configuration whose key file is being replaced.
+# The exit codes with which a process may end by itself in a life with this trouble.
 _TROUBLED_CODES = {"read-only": (4,), "file-limit": (1, 4), "disk-full": (1, 4), "disk-fills": (1, 4)}
-# A batch for Loki may hold several streams. A limit for each stream of less than such a batch.
+# A batch for Loki may hold several streams. The tight limit for a stream is below such a batch.
 _LOKI_BATCH_EVENTS = 20 * BATCH_EVENTS
 _TIGHT_LOKI = {"loki_stream_bytes_per_second": 50_000, "loki_stream_burst_bytes": 80_000}
 
 
 class Harness:
-    """One plan of the daemon's."""
+    """Runs one plan of the daemon."""
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class Harness:
         sinks: Sequence[str] = SINKS,
         slack: float = 1.0,
     ) -> None:
-        """`plant`: a mistake of `plants`. `overlap` "0s": nothing is read twice, which would heal some of them.
+        """`plant`: a mistake of `plants`. With `overlap` "0s" nothing is read twice; a second read would hide some mistakes.
 
-        `span_seconds` is how far back the first entries lie. `slack`: so many times as long may take what must be quick.
+        The first entries lie within the last `span_seconds`. `slack`: the factor for all time limits.
         """
         self._directory = directory
         self._plan = plan
@@ -82,14 +82,14 @@ class Harness:
         self.account = Account.of(plan)
         self._watermarks: dict[str, int] = {}
         self._taken_back: TakenBack | None = None
-        self._is_clock_unseen = False  # it was wrong, and the API did not say so
+        self._is_clock_unseen = False  # the clock was wrong, and the API did not send the time
         self._ends = Ends(0, 0, 0)
-        self._is_doubtful = False  # the state was damaged, and not set aside yet
+        self._is_doubtful = False  # the state was damaged, and is not yet set aside
         self._is_down = False
         self._secret = 0
 
     def run(self) -> Account:
-        """Go through the lives, recover, and compare. The account says what was found; nothing is raised."""
+        """Go through the lives, recover, and compare. Findings are in the account; nothing is raised."""
         started = time.monotonic()
         settings = SimulatorSettings(
             contracts=len(CONTRACTS),
@@ -108,7 +108,7 @@ class Harness:
         ):
             self._daemon = Daemon(self._directory, self._simulator)
             self._daemon.state_dir = self._disk.place / "state"
-            # A state that was set aside takes its archive's chain with it: a person begins another archive.
+            # With a state that was set aside, the chain of its archive is gone: a person would begin another archive.
             sinks = self._sinks if self._plan.subject == "damage" else (*self._sinks, PROOF)
             self._oracle = SinkOracle(self._simulator, self._disk.place, self._broker, sinks)
             self._people = People(self._directory)
@@ -122,9 +122,9 @@ class Harness:
         return self.account
 
     def _configure(self, faults: Sequence[str]) -> None:
-        """Small pages, windows and batches, so that there is always something on its way.
+        """Small pages, windows and batches, so that there is always one in flight.
 
-        A sink is waited for shortly only while one hangs: a busy machine answers late, too, and then a batch is sent again.
+        The read timeout is short only while a sink hangs: a busy machine also answers late, and a batch would be sent again.
         """
         is_hanging = any(re.match(r"sink=[^:]+:(hang|latency|drip|mixed)", fault) for fault in faults)
         read_timeout = "250ms" if is_hanging else "10s"
@@ -142,7 +142,7 @@ class Harness:
             LOGGING: {},
             LOKI: {"batch_events": str(_LOKI_BATCH_EVENTS)},
             MOESIF: {},
-            # Small batches at the usual ten requests a second would take longer than a recovery may.
+            # Small batches at the default of ten requests a second would exceed the time for a recovery.
             OPENSEARCH: {"requests_per_second": "1000"},
             HTTP: {"body": '"ndjson"', "requests_per_second": "1000"},
             OTLP: {"requests_per_second": "1000"},
@@ -192,7 +192,7 @@ class Harness:
         self._check_state(number)
 
     def _trouble_broker(self, faults: Sequence[str]) -> None:
-        """The broker has stored, and we do not hear of it, where other sinks lose answers or connections."""
+        """If other sinks lose answers or connections, the broker too: it stores records, and its answer is lost."""
         is_losing = any(fault.startswith(("sink=*:lost-ack", "sink=*:reset")) for fault in faults)
         chance = Random(self._plan.seed)
         self._broker.losing = (
@@ -200,7 +200,7 @@ class Harness:
         )
 
     def _add_entries(self, contract: int, count: int, late_seconds: float) -> None:
-        """Of the last seconds, so that no second holds more than the API serves; of now where nothing may come late."""
+        """Add entries of the last seconds: no second may have too many for the API. Without overlap, of now: none may be late."""
         span = _SPAN_SECONDS if self._overlap != "0s" else 0.0
         at = datetime.now(UTC) - timedelta(seconds=span)
         self._simulator.add_entries(
@@ -210,7 +210,7 @@ class Harness:
     def _start(self, life: Life) -> subprocess.Popen[bytes]:
         args = ["run"]
         if not self._database.exists() and any(self._database.parent.glob("run.db.unusable-*")):
-            # As the hint says; an age would be one of the process's clock, which may be wrong.
+            # As the hint says. Not an age: the process would count it from its own clock, which may be wrong.
             args += ["--since", (datetime.now(UTC) - timedelta(hours=3)).strftime("%Y-%m-%dT%H:%M:%SZ")]
             self._count("state set aside, and --since given")
             self._is_doubtful = False
@@ -247,11 +247,11 @@ class Harness:
             self._disk.fill()
         elif life.trouble == "people":
             self._people.start("run", may_purge=self._plan.subject == "run")
-            if life.end not in ("commit", "write"):  # else it may be killed beside them
+            if life.end not in ("commit", "write"):  # otherwise the process may be killed meanwhile
                 self._await_people(number)
                 for contract in CONTRACTS:
                     self._add_entries(contract, _ENTRIES_AFTER_PEOPLE, 0.0)
-        else:  # both sides go away and come back
+        else:  # the API and all sinks stop and start again
             self._simulator.stop()
             self._broker.cut()
             self._ends = self._ends._replace(outages=self._ends.outages + 1)
@@ -263,7 +263,7 @@ class Harness:
                 self.account.violate(what, number)
 
     def _undo(self, life: Life) -> None:
-        """What a person does about it, sooner or later: new credentials, room on the disk, the other side up again."""
+        """Do what a person does sooner or later: new credentials, room on the disk, the API and the sinks up again."""
         if self._is_down:
             self._is_down = self._broker.is_down = False
             self._simulator.start()
@@ -280,7 +280,7 @@ class Harness:
         _replace(self._daemon.application_id_file, settings.application_id)
 
     def _heal(self, number: int, life: Life, process: subprocess.Popen[bytes]) -> Death:
-        """Take all faults away while it runs: it must come right by itself, in time, and go on; then end it."""
+        """Remove all faults while the process runs: it must recover by itself in time, and go on. Then end it."""
         with suppress(subprocess.TimeoutExpired):
             return Death(process.wait(life.after_seconds), "exit")
         if is_gap_alone(life):
@@ -290,8 +290,8 @@ class Harness:
         self._simulator.set_faults([])
         self._trouble_broker([])
         self._undo(life)
-        self._retry_gaps(life.clock)  # a gap waits a minute before it is tried for the first time
-        if life.trouble == "file-limit":  # it waits for room, and so for a person who raises the limit
+        self._retry_gaps(life.clock)  # otherwise a gap waits a minute before its first try
+        if life.trouble == "file-limit":  # a person raises the limit
             with suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         for contract in CONTRACTS:
@@ -305,7 +305,7 @@ class Harness:
         return victim.end(process, Life("term", after_seconds=0.0, is_from_work=False), lambda: True)
 
     def _await_progress(self, number: int, process: subprocess.Popen[bytes]) -> None:
-        """A part cannot be read: all that is outside of the gaps must arrive, and the watermarks must reach the present."""
+        """A part cannot be read: wait until all entries outside of the gaps arrived, and the watermarks reached the present."""
         for contract in CONTRACTS:
             self._add_entries(contract, _NEW_ENTRIES, 0.0)
         present = int(time.time())
@@ -315,15 +315,15 @@ class Harness:
             self.account.violate("STANDS STILL: what is outside of the gaps did not arrive", number)
 
     def _await_others(self, number: int, process: subprocess.Popen[bytes]) -> None:
-        """A sink does not take one contract: all that is of the others must arrive there, and everything at the other sinks.
+        """Loki does not take one contract: wait until all others arrived there, and everything at the other sinks.
 
-        Gaps and dead letters of earlier lives are not held up by it.
+        Gaps and dead letters of earlier lives are retried first: they must arrive as well.
         """
         self._retry_gaps()
         self._replay()
         before = len(self._daemon.logged("contract.postponed"))
         deadline = time.monotonic() + self._recovery_seconds
-        # Until it waits on its own, for which the others must have something, too: before that, it is in nobody's way.
+        # Until the contract is postponed. It is postponed only if other contracts have events, too.
         while len(self._daemon.logged("contract.postponed")) == before and time.monotonic() < deadline:
             self._add_entries(CONTRACTS[-1], 1, 0.0)
             with suppress(AssertionError):
@@ -343,11 +343,11 @@ class Harness:
         return self._oracle.has_all_but([(int(gap.contract), gap.start, gap.end) for gap in state.gaps])
 
     def _judge_end(self, number: int, life: Life, death: Death) -> None:
-        """By itself it may end only where the state cannot be used."""
+        """Check the exit code. By itself the process may end only if the state cannot be used."""
         allowed = (*_TROUBLED_CODES.get(life.trouble, ()), *((4,) if self._is_doubtful else ()))
         if death.kind == "deaf":
             self.account.violate(f"it did not end after SIGTERM within {victim.STOPS_WITHIN_SECONDS:.0f} s", number)
-        # Before it listens for signals, SIGTERM ends it as it ends any program.
+        # A process without its signal handlers yet is ended by SIGTERM directly.
         if death.kind == "term" and death.code not in (0, -signal.SIGTERM, *allowed):
             self.account.violate(f"SIGTERM ended with {death.code}", number)
         if death.kind == "exit" and death.code not in allowed:
@@ -377,13 +377,13 @@ class Harness:
             return
         is_taken_back = state.taken_back != self._taken_back
         self._taken_back = state.taken_back
-        # Taken back to the same time once more, which two clocks agreed on, the state says nothing new.
+        # If a watermark is taken back to the same time again, `taken_back` does not change.
         agreed = state.taken_back.watermark if state.taken_back else None
         for row in state.contracts:
             before = self._watermarks.get(row.contract, 0)
             if row.watermark < before and not is_taken_back and row.watermark != agreed:
                 self.account.violate(f"watermark of {row.contract} went from {before} BACK to {row.watermark}", number)
-            # Where the API did not say what time it is, nobody could know: until the next poll with a clock that is right.
+            # If the API did not send the time, a wrong clock goes unseen until the next poll with a right clock.
             if row.watermark > time.time() + 1 and not (self._is_clock_unseen and number is not None):
                 self.account.violate(f"watermark of {row.contract} is in the future", number)
             self._watermarks[row.contract] = row.watermark
@@ -395,7 +395,7 @@ class Harness:
     # The end
 
     def _recover(self) -> None:
-        """Take all faults away and start it once more: everything must arrive soon. Then compare both sides."""
+        """Remove all faults and start it once more: everything must arrive soon. Then compare both sides."""
         self._configure([])
         self._simulator.set_faults([])
         self._trouble_broker([])
@@ -408,7 +408,7 @@ class Harness:
             has_arrived = self._await_all(process)
             if process.poll() is None:
                 break
-            # Damaged in an earlier life, and found only now: a person starts it once more.
+            # A damage of an earlier life is found only now: a person starts it once more.
             if not (self._is_doubtful and process.returncode == 4):
                 self.account.violate(f"without faults it ended by itself with {process.returncode}")
         self.account.recovered(time.monotonic() - started, self._recovery_seconds)
@@ -421,7 +421,7 @@ class Harness:
         self._compare()
 
     def _replay(self) -> None:
-        """What the sinks refused for good while they were wrong."""
+        """Replay the dead letters, which the sinks refused because of their faults."""
         state = self._overview()
         dead = sum(sink.dead_letters for sink in state.sinks) if state else 0
         if dead:
@@ -433,7 +433,7 @@ class Harness:
                     self.account.violate(f"replay failed: {error}")
 
     def _retry_gaps(self, clock: Sequence[tuple[float, float]] = ()) -> None:
-        """What could not be read while the API was wrong. `clock`: how wrong the machine's is, which is the person's, too."""
+        """Retry the gaps that faults of the API left. `clock`: the clock of the life; the person's command gets the same one."""
         state = self._overview()
         if state and state.gaps:
             self._faults("gaps tried again", len(state.gaps))
@@ -456,11 +456,11 @@ class Harness:
     def _is_up(self) -> bool:
         try:
             return self._daemon.is_up()
-        except AssertionError:  # it has ended
+        except AssertionError:  # the process ended
             return False
 
     def _await_all(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait until everything has arrived, or until polls bring nothing and nothing is on its way: then it never will."""
+        """Wait until everything has arrived, or until polls find nothing and no event waits: then the rest will never arrive."""
         recovered_by = time.monotonic() + self._recovery_seconds
         deadline = recovered_by + (_PATIENCE - 1) * self._recovery_seconds
         is_reloaded = False
@@ -468,26 +468,26 @@ class Harness:
         while time.monotonic() < deadline and process.poll() is None and not self._oracle.has_all():
             state = self._overview()
             if state is not None and state.contracts:
-                # A person who replaced a key does not wait for the minute to be over after which it is tried again.
+                # A person who replaced a key reloads, and does not wait for the retry after a minute.
                 if not is_reloaded and any(row.sink.parked_at for row in state.sinks) and self._is_up():
                     is_reloaded = True
                     self._daemon.signal(signal.SIGHUP)
                 if any(row.dead_letters for row in state.sinks):
                     self._replay()
-                if any(gap.next_try_at > time.time() for gap in state.gaps):  # tried before the last fault was gone
+                if any(gap.next_try_at > time.time() for gap in state.gaps):  # the last try failed because of a fault
                     self._retry_gaps()
-                # Each poll tries one gap.
+                # While gaps, events or dead letters wait, polls do not count as idle. Each poll tries one gap.
                 if state.gaps or any(row.waiting or row.dead_letters for row in state.sinks):
                     polls = set()
                 polls |= {(row.contract, row.succeeded_at) for row in state.contracts}
                 if all(sum(name == row.contract for name, _ in polls) > _IDLE_POLLS for row in state.contracts):
                     break
-            # The pace of looking, which costs much: nothing is assumed to be over after it.
+            # How often to look, since that is expensive. Not a wait for something.
             time.sleep(0.05 if time.monotonic() < recovered_by else 0.25)
         return self._oracle.has_all()
 
     def _compare(self) -> None:
-        """Each entry at each sink: none lost, none invented, each in the bytes it was given, repeats few."""
+        """Compare the entries at each sink: none lost, none invented, each with the same bytes, no more repeats than allowed."""
         self.account.entries = wanted(self._simulator)
         for sink, books in self._oracle.books().items():
             self.account.judge(sink, books, self._oracle.allowed_repeats(sink, self._ends, BATCH_EVENTS))
@@ -502,10 +502,10 @@ class Harness:
             side = "API" if where == "api" else "sink"
             self._faults(f"{side}: {kind}", count)
 
-    # Small things
+    # Helpers
 
     def _requests(self) -> int:
-        """How many requests for entries, and to sinks, were made so far."""
+        """How many requests to the API and to sinks were made so far."""
         simulator = self._simulator
         return sum(
             sum(counts.values())
@@ -525,7 +525,7 @@ class Harness:
 
 
 def _replace(path: Path, content: str) -> None:
-    """Whole or not at all: a process may be starting just now."""
+    """Replace a file atomically: a process may be starting just now."""
     new = path.with_suffix(".new")
     new.write_text(content)
     new.rename(path)

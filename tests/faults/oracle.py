@@ -1,7 +1,7 @@
-"""Both sides of the account: what the simulator ever showed, and what each sink ever took, with how often it may have it twice.
+"""Both sides of the account: the entries of the simulator, the entries at each sink, and how many repeats are allowed.
 
-The promise is docs/delivery.md's: at least once, and what may repeat is the batch in flight, once for each end of a process and
-each answer that was lost. Payloads are compared by digest of their bytes.
+docs/delivery.md promises: at least once, and only the batch in flight may repeat, once for each end of a process and each lost
+answer. Payloads are compared by the digest of their bytes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ FILE = "file"
 PROOF = "proof"
 KAFKA, TOPIC = "kafka", "activity"
 SINKS = (LOGGING, LOKI, MOESIF, OPENSEARCH, HTTP, OTLP, KAFKA, FILE)
-# The sink has stored, and we may not hear of it.
+# The sink stored the batch, and its answer may be lost.
 _UNHEARD = ("lost-ack", "partial", "latency")
-# The same where the answer's body counts, too.
+# The same for sinks whose answer's body counts, too.
 _UNREAD = ("cut", "drip", "encoding", "mixed")
 
 
@@ -55,7 +55,7 @@ class _Entry(msgspec.Struct):
 
 
 class Books(NamedTuple):
-    """What a sink has of what it should have: entries, and those lost, repeated, and never shown by the API."""
+    """The counts of a sink: entries that it should have, and those lost, repeated, and invented (not from the simulator)."""
 
     expected: int
     lost: int
@@ -64,7 +64,7 @@ class Books(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """What may have left a batch in doubt: processes that did not end well, times the sinks went down, damaged states."""
+    """Events that may cause a repeat: processes that did not end well, outages of the sinks, damaged states."""
 
     processes: int
     outages: int
@@ -72,7 +72,7 @@ class Ends(NamedTuple):
 
 
 def wanted(simulator: Simulator) -> int:
-    """How many entries there are, shown or not shown yet."""
+    """How many entries the simulator has, including those that it does not show yet."""
     return sum(log.counts()[0] for log in simulator.logs.values())
 
 
@@ -81,12 +81,12 @@ def shown(simulator: Simulator) -> int:
 
 
 def given(simulator: Simulator) -> Counter[bytes]:
-    """How often each entry was given, by digest."""
+    """How many entries the simulator has, by digest."""
     return Counter(digest_of(line) for number in simulator.contracts for line in simulator.oracle(number))
 
 
 def compare(expected: Counter[bytes], lines: Iterable[bytes]) -> Books:
-    """Lines as they were taken against the entries as they were `given`."""
+    """Compare the lines that a sink took with the entries that were `given`."""
     had = Counter(digest_of(line) for line in lines)
     lost, more = expected - had, had - expected
     invented = sum(count for digest, count in more.items() if digest not in expected)
@@ -105,7 +105,7 @@ def lines_of(files: Iterable[Path]) -> tuple[list[bytes], int]:
 
 
 class Proof:
-    """The archive of a sink `proof`, in a directory. What lies there under a name never changes."""
+    """The archive of a sink `proof`, in a directory. Its files never change."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -119,7 +119,7 @@ class Proof:
         return [line for lines in self._lines.values() for line in lines]
 
     def findings(self) -> list[str]:
-        """What `archive verify` finds there; nothing where nothing was ever written."""
+        """The findings of `archive verify`; none if nothing was ever written."""
         if not self.directory.is_dir():
             return []
         report = Verifier(DirectoryPlace(self.directory), is_signed_by, workers=1).run()
@@ -129,22 +129,22 @@ class Proof:
 
 
 class SinkOracle:
-    """What the sinks of `run` have: intakes of the simulator, which must keep lines, and the files below one directory."""
+    """The entries at the sinks of `run`: the simulator's intakes (it must keep lines), the broker, and files in one directory."""
 
     def __init__(
         self, simulator: Simulator, directory: Path, broker: Broker | None, sinks: Sequence[str] = SINKS
     ) -> None:
-        """`directory` has `files` and `proof`. `broker` may be missing where Kafka is not one of the `sinks`."""
+        """`directory` holds `files` and `proof`. `broker` may be None if Kafka is not one of the `sinks`."""
         self._simulator = simulator
         self._broker = broker
         self.sinks = sinks
         self._files = directory / "files"
         self.proof = Proof(directory / "proof")
         self.purged: Counter[str] = Counter()
-        """Dead letters that a person deleted, by sink: those may be missing there."""
+        """How many dead letters a person deleted, by sink: these entries may be missing there."""
 
     def taken(self, sink: str) -> list[bytes]:
-        """The entries a person would find at the sink, in the bytes they have there."""
+        """The entries that a person finds at the sink, with the bytes that they have there."""
         if sink == FILE:
             return lines_of(self._files.glob("*.ndjson"))[0]
         if sink == PROOF:
@@ -160,7 +160,7 @@ class SinkOracle:
         return lines
 
     def distinct(self, sink: str) -> int:
-        """How many different ones; cheap, as it is asked over and over."""
+        """How many different entries the sink has. Cheap, because it is called often."""
         return len(set(self.taken(sink))) if sink in (FILE, KAFKA, PROOF) else self._simulator.intakes[sink].distinct
 
     def has_all(self) -> bool:
@@ -180,7 +180,7 @@ class SinkOracle:
         return all(any(number == of and start <= at < end for of, start, end in gaps) for number, at in missing)
 
     def missing_but_of(self, limited: str, contract: int) -> Counter[str]:
-        """By sink, how many entries it has not, leaving out one contract at `limited`."""
+        """Sink -> how many entries are missing there. At the sink `limited`, `contract` is left out."""
         missing: Counter[str] = Counter()
         for sink in self.sinks:
             had = set(map(digest_of, self.taken(sink)))
@@ -190,12 +190,12 @@ class SinkOracle:
         return +missing
 
     def is_behind(self) -> bool:
-        """Whether there is work: something that the API shows has not arrived at some sink."""
+        """Whether some sink still lacks an entry that the API shows."""
         count = shown(self._simulator)
         return any(self.distinct(sink) < count for sink in self.sinks)
 
     def books(self) -> dict[str, Books]:
-        """Of each sink."""
+        """Sink -> its counts."""
         expected = given(self._simulator)
         found = {sink: compare(expected, self.taken(sink)) for sink in self.sinks}
         return {sink: books._replace(lost=max(0, books.lost - self.purged[sink])) for sink, books in found.items()}
@@ -204,12 +204,12 @@ class SinkOracle:
         return lines_of(self._files.glob("*.ndjson"))[1]
 
     def allowed_repeats(self, sink: str, ends: Ends, batch_events: int) -> int:
-        """How many may be there twice.
+        """How many repeats are allowed.
 
-        A damaged state is read again from a time that a person gives: then all that was delivered since may come once more.
-        Moesif knows an action by its id, and OpenSearch a document, however late it comes again. Loki knows a repeat that is
-        exact; after a damage its stream may be another one, as the entry is late then. A reader of Kafka sees what is committed.
-        An archive has each entry in one object.
+        After a damaged state, a person gives the time to read from: everything that was delivered since may be repeated.
+        Moesif recognises an action by its id, and OpenSearch a document, however late the repeat. Loki drops an exact repeat;
+        after a damage the entry is late, and may be in another stream. A reader of Kafka sees only committed records. An archive
+        has each entry in one object.
         """
         again = ends.damages * wanted(self._simulator)
         if sink in (MOESIF, OPENSEARCH, PROOF):

@@ -1,6 +1,6 @@
-"""People at work beside the process under test: several commands at once on its state, as an operator, a script and others do.
+"""People who work beside the process under test: several commands at the same time on its state.
 
-None of them may crash, or find a state that is damaged; what they do to entries is in the books.
+None of these commands may crash, or find a damaged state. The books count what they do to entries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support import COMMAND, UNMEASURED, clean_environment
 
 _PATIENCE_SECONDS = 15.0
 
-# Replays twice: both want the same letters. The sink is one that nobody knows, and the letters to purge are those of one sink.
+# Two replays compete for the same dead letters. The sink to forget does not exist. Only the letters of one sink are purged.
 _COMMANDS = (
     ("dead-letters", "replay", "--use", "{use}"),
     ("status", "--json"),
@@ -33,7 +33,7 @@ PURGED_SINK = "logging"
 
 
 class People:
-    """What they run, from `start` to `finish`."""
+    """The commands of these people, from `start` to `finish`."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
         self._directory = directory
@@ -59,7 +59,7 @@ class People:
             self._processes.append((" ".join(args), process))
 
     def finish(self) -> list[str]:
-        """Wait until they have ended; Ctrl-C ends those that take too long.  Returns: what they found wrong."""
+        """Wait until the commands have ended; Ctrl-C ends those that take too long.  Returns: what went wrong."""
         wrong = []
         for args, process in self._processes:
             try:

@@ -1,7 +1,7 @@
-"""What a run of the harness is going to do, drawn from a seed before anything is started. Pure.
+"""The plan of a run of the harness, drawn from a seed before anything is started. Pure.
 
-A plan is a row of lives of one command on one state. Equal seeds give equal plans; the moments in them are the machine's, so a
-seed repeats the plan, not the run to the instruction.
+A plan is a row of lives of one command on one state. Equal seeds give equal plans. The exact moments depend on the machine, so a
+seed repeats the plan, but not every step of the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.daemon import FIRST
 
 Subject = Literal["run", "damage", "fetch", "backfill"]
 End = Literal["kill", "commit", "write", "term", "heal"]
-# `blinks`, `disk-fills` and `people` come when it is at work, all others before it starts.
+# `blinks`, `disk-fills` and `people` begin when the process is at work, all others before it starts.
 Trouble = Literal[
     "",
     "token",
@@ -31,7 +31,7 @@ Trouble = Literal[
     "contract-limited",  # Loki takes nothing of one contract
 ]
 
-# Of ten plans: those of the daemon, of the daemon with a damaged state, and of the two commands that end by themselves.
+# Ten plans: of the daemon, of the daemon with a damaged state, and of the two commands that end by themselves.
 SUBJECTS: tuple[Subject, ...] = ("run", "run", "run", "run", "run", "damage", "damage", "fetch", "fetch", "backfill")
 LIVES_A_PLAN = 25
 
@@ -81,7 +81,7 @@ _GAP_FAULTS = (
     "dense:count=20",
 )
 _API_FAULTS += _GAP_FAULTS
-# What the API does not show yet is in no export, nor need it be; nor is a contract that it does not show at all.
+# An export cannot have entries, or contracts, that the API does not show yet.
 _API_FAULTS_ON_THE_PAST = tuple(fault for fault in _API_FAULTS if not re.match("late|contract=.*unlisted", fault))
 _SINK_FAULTS = (
     "sink=*:500:30%",
@@ -115,7 +115,7 @@ _SINK_FAULTS = (
 )
 _CLOCKS = (-7200.0, -90.0, 90.0, 7200.0)
 _TROUBLES: tuple[Trouble, ...] = get_args(Trouble)[1:]
-# `fetch` has only people, and a full disk below its output.
+# `fetch` has only `people`, and a full disk for its output.
 _TROUBLES_OF: dict[Subject, tuple[Trouble, ...]] = {
     "run": _TROUBLES,
     "damage": _TROUBLES,
@@ -125,7 +125,7 @@ _TROUBLES_OF: dict[Subject, tuple[Trouble, ...]] = {
 
 
 class Damage(NamedTuple):
-    """What is done to the state between two lives: cut off, or bits flipped, at shares of the file's length."""
+    """Damage of the state's file between two lives: cut off, or bits flipped. `places` are shares of its length (0 to 1)."""
 
     suffix: Literal["", "-wal"]
     is_cut: bool
@@ -135,8 +135,8 @@ class Damage(NamedTuple):
 class Life(NamedTuple):
     """One process from start to end.
 
-    It ends `after_seconds`, counted from its start or (`is_from_work`) from its first request; or by itself at the commit or
-    write of number `at`, before, during, or after it; or (`heal`) by SIGTERM once it has recovered from everything.
+    It ends `after_seconds`, counted from its start or (`is_from_work`) from its first request; or at commit number `at` (before
+    or after it); or during write number `at`; or (`heal`) by SIGTERM once it has recovered from all faults.
     """
 
     end: End
@@ -144,11 +144,11 @@ class Life(NamedTuple):
     is_from_work: bool = True
     at: int = 1
     is_before: bool = True
-    patience_seconds: float = 3.0  # how long it is given to come to that commit or write
+    patience_seconds: float = 3.0  # how long to wait for that commit or write
     faults: tuple[str, ...] = ()
     trouble: Trouble = ""
-    entries: tuple[int, int] = (40, 40)  # new ones, by contract
-    late_seconds: float = 0.0  # not shown before
+    entries: tuple[int, int] = (40, 40)  # new entries, by contract
+    late_seconds: float = 0.0  # for how long the API does not show the new entries
     clock: tuple[tuple[float, float], ...] = ()  # (seconds since the start, how far the clock is off from then on)
     damage: Damage | None = None
 
@@ -162,19 +162,19 @@ class Plan(NamedTuple):
 
 
 def draw(seed: int, lives: int = LIVES_A_PLAN, subject: Subject | None = None) -> Plan:
-    """The plan of a seed: every tenth of ten seeds in a row has the same subject."""
+    """The plan of a seed. Seeds with the same last digit have the same subject."""
     dice = random.Random(seed)
     subject = subject or SUBJECTS[seed % len(SUBJECTS)]
     return Plan(seed, subject, tuple(_life(dice, subject) for _ in range(lives)))
 
 
 def is_limit_alone(life: Life) -> bool:
-    """Whether nothing is wrong in a life but that a sink does not take one contract."""
+    """Whether the only fault in a life is that a sink does not take one contract."""
     return life.trouble == "contract-limited" and not (life.faults or life.clock or life.damage)
 
 
 def is_gap_alone(life: Life) -> bool:
-    """Whether nothing is wrong in a life but that a part cannot be read."""
+    """Whether the only fault in a life is that a part cannot be read."""
     return (
         bool(life.faults)
         and {parse_fault(fault).kind for fault in life.faults} <= set(ODDITIES)
@@ -211,7 +211,7 @@ def _some(dice: random.Random, faults: tuple[str, ...], share: float) -> str:
 
 
 def _clock(dice: random.Random) -> tuple[tuple[float, float], ...]:
-    """Mostly right; else wrong from the start, or from some moment on, or both, one after the other."""
+    """Mostly right. Otherwise wrong from the start, or from some moment on, or both one after the other."""
     steps = dice.choices(((), (0.0,), (0.8,), (0.0, 0.9)), (14, 2, 2, 1))[0]
     return tuple((at, dice.choice(_CLOCKS)) for at in steps)
 

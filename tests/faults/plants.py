@@ -1,6 +1,6 @@
-"""Mistakes put into the program on purpose, each of which the harness must find. Run by the shim, in the command's process.
+"""Mistakes put into the program on purpose. The harness must find each of them. The shim runs them in the command's process.
 
-A plant changes one line of behaviour, such as someone might write by mistake, through the names of the layer it is made in.
+A plant replaces names of one layer, to change one line of behaviour, as a person might by mistake.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def watermark_first() -> None:
 
 
 def settle_first() -> None:
-    """A batch counts as delivered before it is sent; until it is, only this process knows of it."""
+    """A batch is settled before it is sent; a kill or an error in between loses it."""
     from poller.store.sqlite.places import Place
 
     settle = Place.settle
@@ -64,7 +64,7 @@ def settle_first() -> None:
 
 
 def _die_once() -> None:
-    """The moment in which a kill does harm: once for each plan, whose directory we are in."""
+    """Kill the process at the moment at which it does harm, once for each plan. A file in the plan's directory remembers it."""
     from tests.faults.shim import die
 
     if not _has_died():
@@ -77,7 +77,7 @@ def _has_died() -> bool:
 
 
 def ledger_late() -> None:
-    """What was collected is remembered only after it was committed; a kill in between does harm."""
+    """The ledger gets the entries only after they were committed; a kill in between does harm."""
     from poller.store.rows import Prepare, WindowRead
     from poller.store.sqlite import ledger
     from poller.store.sqlite.contracts import Claim
@@ -105,7 +105,7 @@ def ledger_late() -> None:
 
 
 def miscount() -> None:
-    """An entry more is counted than came."""
+    """The books count one entry too many."""
     from poller.store.sqlite.contracts import Claim
 
     real = Claim.commit
@@ -120,14 +120,14 @@ def miscount() -> None:
 
 
 def never_take_back() -> None:
-    """A watermark that lies in the future is believed."""
+    """A watermark in the future is accepted."""
     from poller.pipeline.clock_guard import ClockGuard
 
     ClockGuard._is_ahead = lambda self, row, now: False  # type: ignore[method-assign]
 
 
 def forget_overlap() -> None:
-    """Each poll begins where the last one ended: what appears late is never seen."""
+    """Each poll begins where the last one ended: late entries are never read."""
     from poller.pipeline import collect
 
     real = collect.next_window
@@ -135,14 +135,14 @@ def forget_overlap() -> None:
 
 
 def forget_ledger() -> None:
-    """Nothing is remembered as seen."""
+    """The ledger remembers nothing."""
     from poller.store.sqlite import ledger
 
     ledger.add = lambda *args, **options: None
 
 
 def _as_accepted(kind: str) -> None:
-    """An outcome of that kind counts as success."""
+    """An outcome of this kind counts as success."""
     from poller.pipeline import deliver
 
     real = deliver.decide
@@ -154,22 +154,22 @@ def _as_accepted(kind: str) -> None:
 
 
 def drop_on_4xx() -> None:
-    """What a sink refuses is dropped, without a dead letter."""
+    """An event that a sink refuses is dropped, without a dead letter."""
     _as_accepted("Refused")
 
 
 def drop_on_5xx() -> None:
-    """A batch is sent once, whatever comes of it."""
+    """A batch is sent once, and never retried."""
     _as_accepted("RetryAfter")
 
 
 def drop_on_bad_key() -> None:
-    """A sink that refuses its key loses what was sent with it."""
+    """A batch counts as delivered if the sink refused its key."""
     _as_accepted("CredentialsRefused")
 
 
 def ignore_loki_refusals() -> None:
-    """What Loki's 400 says of single entries is ignored: the request counts as taken."""
+    """Loki's 400 about single entries is ignored: the request counts as accepted."""
     from poller.core.delivery import Refused
     from poller.sinks.loki import LokiSink
 
@@ -183,7 +183,7 @@ def ignore_loki_refusals() -> None:
 
 
 def several_streams_in_one_push() -> None:
-    """All streams of a batch go to Loki in one request, whose answer is that of the last one."""
+    """All streams of a batch go to Loki in one request. Loki answers only for the last stream."""
     from poller.sinks import loki
 
     def push(self: Any, events: Events) -> Any:
@@ -199,7 +199,7 @@ def several_streams_in_one_push() -> None:
 
 
 def settle_before_kafka_reports() -> None:
-    """A batch counts as delivered when librdkafka has it: it is written and committed with the next one."""
+    """A batch counts as delivered as soon as the sink has it. It is sent to Kafka only with the next one."""
     from poller.sinks.kafka import KafkaSink
 
     real = KafkaSink._transact
@@ -213,7 +213,7 @@ def settle_before_kafka_reports() -> None:
 
 
 def forget_transaction_in_doubt() -> None:
-    """After a kill or a lost answer nobody looks whether Kafka has the batch."""
+    """After a kill or a lost answer nothing checks whether Kafka has the batch."""
     from poller.sinks.kafka import KafkaSink
 
     KafkaSink._read_back = lambda self, position: set()  # type: ignore[method-assign]
@@ -273,7 +273,7 @@ def repeat_first_of_batch() -> None:
 
 
 def change_a_byte() -> None:
-    """A digit of an entry is another one when it is sent."""
+    """A digit of an entry is changed before it is sent."""
     _change_sends(lambda events: [event.with_line(event.line.replace(b"4", b"5", 1)) for event in events])
 
 
@@ -282,7 +282,7 @@ def _change_sends(change: Callable[[Events], Events]) -> None:
 
 
 def _replace_send(around: Callable[[Any, Any, Send], Send]) -> None:
-    """Put something around `send` of every sink."""
+    """Wrap `send` of every sink."""
     from poller.pipeline.deliver import Deliverer
 
     real = Deliverer.__init__
@@ -295,7 +295,7 @@ def _replace_send(around: Callable[[Any, Any, Send], Send]) -> None:
 
 
 def keep_torn_lines() -> None:
-    """What a crash left behind the last whole line of a file stays there."""
+    """Half a line that a crash left at the end of a file stays there."""
     from poller.sinks import file
 
     write = file.write_whole
@@ -311,7 +311,7 @@ def keep_torn_lines() -> None:
 
 
 def leave_half_lines() -> None:
-    """What is printed into a file goes behind whatever is there, half a line of ours included, which stays."""
+    """Output is appended to a file even if it ends in half a line of ours."""
     from poller.sinks.stdout import StdoutSink
     from poller.system.files import write_whole
 
@@ -323,7 +323,7 @@ def leave_half_lines() -> None:
 
 
 def settle_more_than_sent() -> None:
-    """One event more is settled than was sent."""
+    """One event more than was sent is settled."""
     from poller.store.sqlite.places import Place
 
     real = Place.settle
@@ -331,7 +331,7 @@ def settle_more_than_sent() -> None:
 
 
 def never_settle() -> None:
-    """What was accepted is not noted at once: only every other time."""
+    """An accepted batch is settled only in half of the cases, at random."""
     from poller.store.sqlite.places import Place
 
     real = Place.settle
@@ -344,7 +344,7 @@ def never_settle() -> None:
 
 
 def resend_all_after_failure() -> None:
-    """After a failed send, what was accepted before it is sent once more as well."""
+    """After a failed send, all batches that were accepted before are sent again."""
 
     def around(deliverer: Any, sink: Any, send: Send) -> Send:
         sent: list[Events] = []
@@ -364,7 +364,7 @@ def resend_all_after_failure() -> None:
 
 
 def open_twice() -> None:
-    """A commit is followed by a look at the file beside SQLite: with that, the process loses every lock that it has on it."""
+    """After a commit the file is opened and closed outside of SQLite. The process then loses all its locks on it."""
     from poller.store.sqlite.contracts import Claim
 
     real = Claim.commit
@@ -378,7 +378,7 @@ def open_twice() -> None:
 
 
 def distrust_bad_bodies() -> None:
-    """A success with a body that nobody can use is settled as none: its batch is sent again."""
+    """A success with an unusable body counts as a failure: its batch is sent again."""
     from poller.core.errors import TransientError
     from poller.net.transport import Transport
 
@@ -394,12 +394,12 @@ def distrust_bad_bodies() -> None:
 
 
 def forget_gaps() -> None:
-    """What could not be read of a window is not kept: nobody tries it again."""
+    """The gaps of a window are not stored: they are never tried again."""
     _change_commits(lambda commit: commit._replace(unread=()))
 
 
 def gap_holds_watermark() -> None:
-    """The watermark does not pass what could not be read."""
+    """The watermark does not pass a gap."""
     held: list[int] = []  # there is one contract
 
     def change(read: Any) -> Any:
@@ -412,7 +412,7 @@ def gap_holds_watermark() -> None:
 
 
 def one_contract_holds_all() -> None:
-    """What a sink does not take of one contract holds all that waits behind it."""
+    """If a sink does not take one contract, all contracts wait."""
     from poller.pipeline.deliver import Deliverer
 
     real = Deliverer.__init__
@@ -425,7 +425,7 @@ def one_contract_holds_all() -> None:
 
 
 def postpone_unwritten() -> None:
-    """That a contract waits on its own is not committed: it is left out of the batch, and its place with it."""
+    """A postponed contract is not stored: it is left out of the batch, and its place is lost."""
     from poller.store.sqlite.places import Place
 
     Place.postpone_contract = lambda *args: None  # type: ignore[method-assign]
@@ -439,7 +439,7 @@ def _change_commits(change: Callable[[Any], Any]) -> None:
 
 
 def archive_complete_first() -> None:
-    """A batch of an archive counts as written before it is."""
+    """A batch of an archive counts as written before it is written."""
     from poller.sinks.archive import ArchiveSink
     from poller.store.sqlite.archives import Archives
 
@@ -460,7 +460,7 @@ def archive_complete_first() -> None:
 
 
 def archive_composed_anew() -> None:
-    """A batch that was being written when the process died is composed once more, with what waits by then."""
+    """A batch that was half written when the process died is composed again, from all events that wait then."""
     from poller.archive.directory import DirectoryPlace
     from poller.store.sqlite.archives import Archives
 
@@ -473,7 +473,7 @@ def archive_composed_anew() -> None:
                 connection.execute("DELETE FROM archive_objects")
                 is_late = connection.execute("DELETE FROM archive_batches").rowcount > 0
             if is_late:
-                time.sleep(3.0)  # until more waits
+                time.sleep(3.0)  # until more events wait
         return prepared(self, sink)
 
     def die_before_digest(self: Any, key: str, content: bytes, **options: Any) -> None:

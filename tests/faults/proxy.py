@@ -1,7 +1,7 @@
 """A connection between a replica and its database that can be cut, stall, and lose the answer to a COMMIT.
 
-It reads just enough of PostgreSQL's protocol: the server's messages, of which the answer to COMMIT is one, and the words of the
-client, which tell what a transaction was for.
+It reads just enough of PostgreSQL's protocol: the server's messages, to find the answer to COMMIT, and the client's statements,
+to find the purpose of a transaction.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 
 _COMMITTED = b"COMMIT\0"
 _PIECE = 64 * 1024
-# What a transaction is for, by the words of its statements: of several that are found, the first here.
+# The purpose of a transaction, by the words of its statements. If several match, the first of _PURPOSES counts.
 WORK = ("settling", "collecting")
 LEASE = ("joining", "renewing", "sharing out")
 _WORDS = (b"UPDATE places", b"INTO segments", b"INTO replicas", b"UPDATE replicas", b"SET holder")
@@ -22,14 +22,14 @@ _PURPOSES = (*WORK, *LEASE, "other")
 
 
 class Proxy:
-    """A port of loopback whose connections go on to `upstream`, another port, which may change at any time."""
+    """A port on loopback that forwards connections to the port `upstream`, which may change at any time."""
 
     def __init__(self, upstream: int) -> None:
         self.upstream = upstream
         self.is_refusing = False
         """Whether a new connection is closed at once."""
         self.lost: Counter[str] = Counter()
-        """The answers to COMMIT that were lost, by what was committed."""
+        """How many answers to COMMIT were lost, by the purpose of the transaction."""
         self._losing = 0
         self._losing_of: Sequence[str] = ()
         self._connections: set[_Connection] = set()
@@ -51,7 +51,7 @@ class Proxy:
         try:
             await self._flow.wait()
             onward = await asyncio.open_connection("127.0.0.1", self.upstream)
-        except OSError:  # as where nobody listens
+        except OSError:  # refuse it, as if nobody listens
             writer.transport.abort()
             return
         connection = _Connection((reader, writer), onward, self._flow, self._loses)
@@ -70,11 +70,11 @@ class Proxy:
         return True
 
     def cut(self) -> None:
-        """Break every connection, as a firewall does that was restarted."""
+        """Break every connection, as a restarted firewall does."""
         self._call(lambda: [connection.abort() for connection in list(self._connections)])
 
     def stall(self, is_stalled: bool) -> None:
-        """Carry nothing in either direction, and break nothing."""
+        """While on, carry nothing in either direction, and break nothing."""
         self._call(self._flow.clear if is_stalled else self._flow.set)
 
     def lose_answers(self, count: int, purposes: Sequence[str]) -> None:
@@ -105,17 +105,17 @@ _Side = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _Connection:
-    """One connection and its continuation."""
+    """A connection of a client, and the one to the server."""
 
     def __init__(self, near: _Side, far: _Side, flow: asyncio.Event, loses: Callable[[str], bool]) -> None:
         self._near, self._far = near, far
         self._flow = flow
         self._loses = loses
         self._purpose = ""
-        self._tls_asked = 0  # answers of a byte, not a message, that are still to come
+        self._tls_asked = 0  # pending answers that are one byte, not a message
 
     async def carry(self) -> None:
-        """Until either side ends it, or an answer is lost."""
+        """Carry bytes until either side closes, or an answer is lost."""
         ways = [asyncio.ensure_future(way) for way in (self._carry_questions(), self._carry_answers())]
         with suppress(OSError, asyncio.IncompleteReadError):
             done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -127,7 +127,7 @@ class _Connection:
     async def _carry_questions(self) -> None:
         reader, writer = self._near[0], self._far[1]
         while piece := await reader.read(_PIECE):
-            if len(piece) == 8 and piece[:4] == b"\0\0\0\x08":  # whether there is TLS, or GSSAPI
+            if len(piece) == 8 and piece[:4] == b"\0\0\0\x08":  # a request for TLS or GSSAPI
                 self._tls_asked += 1
             if b"BEGIN" in piece:
                 self._purpose = "" if b"READ ONLY" in piece else "other"

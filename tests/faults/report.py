@@ -1,4 +1,4 @@
-"""What a run of the harness found: one account for each plan, and all of them together as text and as JSON."""
+"""The findings of a run of the harness: one account for each plan, and all of them together as text and as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.faults.victim import Death
 
 @dataclass
 class Account:
-    """What came of one plan. `violations` is what must be empty; each begins with the life that it was seen in."""
+    """The result of one plan. `violations` must be empty; each begins with the life in which it was seen, if known."""
 
     seed: int
     subject: str
@@ -54,7 +54,7 @@ class Account:
         self.kills_at_work += death.is_kill and is_at_work
 
     def judge(self, name: str, books: Books, allowed: int) -> None:
-        """Enter what a sink has, and say so where it is not what it should be."""
+        """Enter the counts of a sink, and a violation if entries are lost, invented or repeated too often."""
         self.lost += books.lost
         self.invented += books.invented
         self.repeats[name] += books.repeated
@@ -73,7 +73,7 @@ class Account:
             self.violate(f"recovery took {seconds:.1f} s{after}", step)
 
     def taken_over(self, seconds: float, limit: float, step: int) -> None:
-        """Enter how long the contracts of a replica that was lost were not polled."""
+        """Enter how long the contracts of a lost replica were not polled."""
         self.takeovers += 1
         self.takeover_seconds = max(self.takeover_seconds, seconds)
         if seconds > limit:
@@ -99,7 +99,7 @@ class Account:
 
 
 def total(accounts: Iterable[Account]) -> Account:
-    """Everything together, under the first seed."""
+    """The sum of all accounts, with the first seed."""
     accounts = list(accounts)
     whole = Account(accounts[0].seed, "all")
     for account in accounts:
@@ -125,7 +125,7 @@ def total(accounts: Iterable[Account]) -> Account:
 
 
 def _by_subject(account: Account, counts: Counter[str]) -> dict[str, int]:
-    """Apart, since after a damage more may come again than else."""
+    """Counts by subject, because plans with damages allow more repeats."""
     return {f"{account.subject}: {name}": count for name, count in counts.items()}
 
 
@@ -158,7 +158,7 @@ def as_markdown(accounts: Sequence[Account], seconds: float) -> str:
 
 
 def _of_cluster(whole: Account) -> list[tuple[str, str]]:
-    """What only several replicas can show; nothing where there was one."""
+    """The rows for several replicas; empty for a single one."""
     if not (whole.takeovers or whole.unpolled_intervals):
         return []
     return [
@@ -173,7 +173,7 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def save(accounts: Sequence[Account], seconds: float, path: Path) -> None:
-    """`path` as JSON with every account, and the tables beside it as `.md`."""
+    """Write every account as JSON, and the tables as `.md`. `path`: the name; its suffix is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"version": __version__, "seconds": round(seconds), "plans": [vars(account) for account in accounts]}
     path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")

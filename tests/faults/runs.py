@@ -1,4 +1,4 @@
-"""Plans carried out, several at a time, each in a process and a directory of its own; and the sweep over commits."""
+"""Runs plans, several at a time, each in a process and a directory of its own; and the sweep over commits."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tests.faults.oracle import FILE, KAFKA
 from tests.faults.plan import Life, Plan, Subject
 from tests.faults.report import Account
 
-# Other tests run beside those of the harness, and have most of the machine: what must be quick is `make soak`'s to say.
+# `slack`: other tests run at the same time and make everything slower. `make soak` checks the strict time limits.
 BESIDE_OTHERS = 3.0
 JOBS = max(1, min(4, os.cpu_count() or 1))
 _SWEPT_ENTRIES = 15  # by contract: two batches at each sink, one window for each contract
-_SWEPT_SINKS = (LOGGING, LOKI, KAFKA, FILE)  # and an archive; the others over HTTP commit as the Logging Service does
+_SWEPT_SINKS = (LOGGING, LOKI, KAFKA, FILE)  # and an archive; the other sinks over HTTP commit like the Logging Service
 _SWEPT_PATIENCE_SECONDS = 8.0  # a busy machine must not end the sweep before its last commit
 
 
 def carry_out(plan: Plan | ClusterPlan, directory: Path, **options: Any) -> Account:
-    """One plan, with the harness of its command."""
+    """Run one plan with the harness of its command."""
     if isinstance(plan, ClusterPlan):
         account = ClusterHarness(directory, plan, **options).run()
     else:
@@ -48,9 +48,9 @@ def carry_out_all(
     is_enough: Callable[[], bool] = lambda: False,
     plant: str = "",
 ) -> list[Account]:
-    """Plans, some at a time, until there are no more or it is enough; `tell` is given each account as it comes.
+    """Run plans, `jobs` at a time, until none is left or `is_enough()`. `tell` is called with each account.
 
-    Returns the accounts in the order of their seeds. A plan that could not be carried out is one of them, and says why.
+    Returns the accounts, ordered by seed. If the harness failed, the account of the plan says why.
     """
     accounts: list[Account] = []
     waiting: dict[Future[Account], Plan | ClusterPlan] = {}
@@ -80,14 +80,14 @@ def _account(done: Future[Account], plan: Plan | ClusterPlan) -> Account:
 
 
 def pool(jobs: int) -> ProcessPoolExecutor:
-    """Processes to carry out plans in. Not forked: we have threads."""
+    """Processes that run plans. Spawned, not forked, because we have threads."""
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
 def sweep(directory: Path, subject: Subject, *, is_before: bool, first: int = 1, step: int = 1) -> list[Account]:
-    """Kill a small task of the command at one commit after the other, each time from the beginning, until it has no more.
+    """Run a small task of the command again and again, and kill it at one commit after the other, until it has no more commits.
 
-    From commit number `first` on, every `step`-th. One account for each; after each kill it is started once more without faults.
+    From commit number `first` on, every `step`-th. One account for each. After each kill it is started again without faults.
     """
     kills = _kills(directory, subject, is_before, itertools.count(first, step))
     return list(itertools.takewhile(lambda account: account.ends["commit"], kills))
@@ -97,7 +97,7 @@ def _kills(directory: Path, subject: Subject, is_before: bool, numbers: Iterable
     options: dict[str, Any] = {"first_entries": _SWEPT_ENTRIES, "slack": BESIDE_OTHERS}
     if subject == "run":
         options["sinks"] = _SWEPT_SINKS
-        options["interval"] = "1m"  # else there is always one more commit: of a poll that brings nothing
+        options["interval"] = "1m"  # otherwise there is always one more commit, of an empty poll
     for number in numbers:
         life = Life("commit", at=number, is_before=is_before, entries=(0, 0), patience_seconds=_SWEPT_PATIENCE_SECONDS)
         yield carry_out(Plan(number, subject, (life,)), directory / f"{subject}-{is_before}-{number}", **options)

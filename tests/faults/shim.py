@@ -3,7 +3,7 @@
 FAULT_KILL_AT_COMMIT=N:before|after   kill -9 at the N-th commit of any SQLite file, just before or just after it
 FAULT_KILL_AT_WRITE=N                 kill -9 during the N-th write of an output, half of it done
 FAULT_CLOCK=S=OFF,S=OFF               from S seconds after the start on, this process's clock is off by OFF seconds
-FAULT_PLANT=NAME                      a mistake put in on purpose, which the harness must find: see `plants`, `cluster_plants`
+FAULT_PLANT=NAME                      a mistake on purpose, which the harness must find: see `plants`, `cluster_plants`
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from functools import partial
 from typing import Any, NoReturn
 
-_OUTPUT_BYTES = 500  # a smaller write is none of entries
+_OUTPUT_BYTES = 500  # a smaller write is not a batch of entries
 
 
 def main() -> None:
@@ -38,13 +38,13 @@ def main() -> None:
 
 
 def die() -> NoReturn:
-    """As the kernel ends a process: nothing is flushed, closed or told."""
+    """End the process with `kill -9`: nothing is flushed, closed or logged."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("still alive")
 
 
 def kill_at_commit(number: int, *, is_before: bool) -> None:
-    """Count commits to files as SQLite gets them, by any caller."""
+    """Kill the process at commit `number` of any caller to an SQLite file."""
     count = 0
 
     class Connection(sqlite3.Connection):
@@ -82,7 +82,7 @@ def kill_at_commit(number: int, *, is_before: bool) -> None:
 
 
 def kill_at_write(number: int) -> None:
-    """Count the writes of whole batches to files and pipes; SQLite's own do not come this way."""
+    """Kill the process in the middle of write `number` of a batch to a file or pipe. SQLite's writes do not use `os.write`."""
     real = os.write
     count = 0
 
@@ -99,7 +99,7 @@ def kill_at_write(number: int) -> None:
 
 
 def shift_clock(steps: list[Any]) -> None:
-    """Every clock of the wall that Python has, before the program binds one. The one that only counts on stays right."""
+    """Shift all of Python's wall clocks, before the program imports one. The monotonic clock stays right."""
     began, real_time, real_ns, real_datetime = time.monotonic(), time.time, time.time_ns, dt.datetime
 
     def offset() -> float:

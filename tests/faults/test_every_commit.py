@@ -1,4 +1,4 @@
-"""A kill just before and just after each commit of each command: none loses anything or repeats more than a batch."""
+"""A kill just before or just after each commit of each command loses nothing, and repeats at most a batch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from poller.store.sqlite.schema import MIGRATIONS
 from tests.faults.plan import Subject
 from tests.faults.runs import sweep
 
-PARTS = 3  # each test takes every third commit: they run side by side
+PARTS = 3  # each test takes every third commit, so that they run side by side
 CREATION = len(MIGRATIONS)  # the commits that create the tables
-# The tables of each command's state are created by the same code: one sweep goes through that. Nothing outside of the state
-# changes meanwhile, so that a kill after one of those commits is the kill before the next.
+# The same code creates the tables of each command's state: one sweep over these commits is enough. Nothing outside of the state
+# changes between them, so a kill after one commit equals the kill before the next.
 FIRST: dict[tuple[Subject, bool], int] = {("run", True): 1}
 
 

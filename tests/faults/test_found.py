@@ -1,4 +1,4 @@
-"""What the harness has found, each as the shortest plan that shows it."""
+"""The bugs that the harness found, each as the shortest plan that shows it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def after(tmp_path: Path, *lives: Life) -> Account:
 
 @pytest.mark.parametrize("seconds", [-7200.0, 7200.0])
 def test_a_clock_that_is_set_while_it_runs_keeps_no_poll_from_coming(tmp_path: Path, seconds: float) -> None:
-    # The schedule waited for the time at which the next poll was due, which was two hours away again.
+    # The bug: the schedule waited for the next poll's wall-clock time, which was suddenly two hours away.
     account = after(tmp_path, Life("heal", after_seconds=1.5, clock=((1.0, seconds),)))
     assert account.violations == []
     assert account.recoveries == 2, "while it ran, and when it was started once more"
 
 
 def test_when_a_full_disk_has_room_again_it_goes_on_within_seconds(tmp_path: Path) -> None:
-    # A sink whose place could not be written waited for ten seconds, and what was collected meanwhile with it.
+    # The bug: a sink whose place could not be written waited for ten seconds, and delivered nothing meanwhile.
     account = after(tmp_path, Life("heal", after_seconds=1.5, trouble="disk-fills", entries=(400, 400)))
     assert account.violations == []
-    assert 0 < account.recovery_seconds < 9  # three, and what a busy machine adds: to be told from ten and more
+    assert 0 < account.recovery_seconds < 9  # usually three, more on a busy machine; ten with the bug
 
 
 def test_a_clock_that_is_set_back_while_a_window_is_read_leaves_no_watermark_in_the_future(tmp_path: Path) -> None:
-    # The time at which the poll began was corrected by how far the clocks were apart when it ended. See also
-    # tests/unit/test_clocks.py, which does not depend on when the clock is set.
+    # The bug: the start time of a poll was corrected by the clocks' difference at its end. tests/unit/test_clocks.py tests
+    # this, too, and does not depend on when the clock is set.
     life = Life("heal", after_seconds=1.0, clock=((0.0, 7200.0), (1.2, 90.0)), faults=("latency:100ms",))
     assert after(tmp_path, life).violations == []

@@ -1,4 +1,4 @@
-"""Plans and reports, without a process: what a seed draws, and what is written of what was found."""
+"""Plans and reports, without a process: the plan of a seed, and the text of the findings."""
 
 from __future__ import annotations
 

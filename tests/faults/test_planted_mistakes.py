@@ -1,4 +1,4 @@
-"""Mistakes put in on purpose: the harness must find each of them, and nothing where there is none."""
+"""Mistakes put in on purpose: the harness must find each of them, and must find nothing without a mistake."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.faults.plants import PLANTS
 from tests.faults.runs import BESIDE_OTHERS, carry_out
 
 FEW_ENTRIES = 400
-# What a plan strikes is left to chance, and the slower the machine, the less it is: a mistake has to be found by one of these.
+# Up to this many plans must find a mistake: chance decides what a plan hits, and on a slow machine it hits less.
 PLANS = 3
-# Of each way of delivering one, but for a broker: with all sinks, as in the other plans, each life costs twice as much.
+# One sink for each way of delivery, without a broker: with all sinks each life takes twice as long.
 FEW_SINKS = (LOGGING, LOKI, FILE)
 
 
@@ -25,7 +25,7 @@ def _lives(*faults: str, count: int = 1, **options: object) -> tuple[Life, ...]:
 
 
 QUIET = _lives()
-# What the harness must say of each mistake, the overlap, and the lives in which it comes to light.
+# Mistake -> a word of the violation that the harness must report, the overlap, and the lives that show it.
 FOUND_BY = {
     "watermark-first": ("LOST", "0s", _lives(count=2)),
     "ledger-late": ("REPEATED", "10m", _lives(count=2)),
@@ -59,20 +59,20 @@ FOUND_BY = {
     "resend-all-after-failure": ("REPEATED", "10m", _lives("sink=*:500:30%")),
     "distrust-bad-bodies": ("REPEATED", "10m", _lives("sink=*:cut", after_seconds=1.5)),
     "forget-gaps": ("LOST", "0s", _lives("null:count=150", after_seconds=2.5)),
-    # The digest is not there, so nothing more is written behind it.
+    # Without the digest, nothing more is written after it.
     "archive-complete-first": ("proof:", "10m", _lives(after_seconds=2.0, count=2)),
     "archive-composed-anew": ("REPEATED", "10m", _lives(after_seconds=2.0, count=2)),
     "gap-holds-watermark": ("STANDS STILL", "10m", (Life("heal", faults=("null:count=150",)),)),
     "one-contract-holds-all": ("STANDS STILL", "10m", (Life("heal", trouble="contract-limited"),)),
-    # Lost, or in the way of the others: that depends on what is behind it when it is not taken.
+    # Lost, or blocking the others: that depends on the events behind it when it is refused.
     "postpone-unwritten": ("loki", "10m", (Life("heal", trouble="contract-limited"),)),
 }
 
 
-# All others are in the daemon.
+# All others are tested with the daemon.
 OF_FETCH = ("leave-half-lines",)
 OF_A_BROKER = ("settle-before-kafka-reports", "forget-transaction-in-doubt")
-# The first entries are those of some hours, so that a batch holds several streams of Loki's.
+# The first entries are spread over hours, so that a batch holds several Loki streams.
 OVER_HOURS = ("several-streams-in-one-push",)
 
 

@@ -1,4 +1,4 @@
-"""One process of the program, through the shim, started and ended as its life says."""
+"""One process of the program, run by the shim, started and ended as its life says."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FILE_LIMIT_BYTES = 400 * 1024
 
 
 class Death(NamedTuple):
-    """How a process ended: its code, and whether `kill -9` hit it while it lived, at a point of its own or at any moment."""
+    """How a process ended: its exit code, and the kind of its end. `deaf`: it did not end after the signal."""
 
     code: int
-    kind: str  # kill, commit, write, term, exit
+    kind: str  # kill, commit, write, term, exit, deaf
 
     @property
     def is_kill(self) -> bool:
@@ -34,7 +34,7 @@ class Death(NamedTuple):
 
 
 def fixed_port() -> int:
-    """A port for a server that goes away and comes back: below those that the kernel gives to a process that asks for any."""
+    """A port for a server that stops and starts again: below the range from which the kernel gives free ports."""
     while True:
         port = random.randint(10_240, 32_000)
         with socket.socket() as listener, suppress(OSError):
@@ -52,7 +52,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     plant: str = "",
 ) -> subprocess.Popen[bytes]:
-    """Start the command with the faults of this life inside it. What it says is appended to `stderr`."""
+    """Start the command with the faults of this life. Its messages are appended to `stderr`."""
     with stderr.open("ab") as said, (stdout or stderr).open("ab") as output:
         process = start_process(
             [sys.executable, "-m", "tests.faults.shim", *args],
@@ -63,7 +63,7 @@ def start(
         )
     if (
         life.trouble == "file-limit"
-    ):  # from here, as it is taken away from here: not later than that, however slow the start is
+    ):  # set from outside at once: a slow process could set it after the harness removed it
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_FILE_LIMIT_BYTES, resource.RLIM_INFINITY))
     return process
 
@@ -80,23 +80,23 @@ def _faults(life: Life) -> dict[str, str]:
 
 
 def end(process: subprocess.Popen[bytes], life: Life, is_at_work: Callable[[], bool]) -> Death:
-    """Wait for its end, or bring it about; `is_at_work` tells whether it has asked or sent anything yet."""
+    """Wait for its end, or end it. `is_at_work` returns whether it has made a request yet."""
     if life.end in ("commit", "write"):
         with suppress(subprocess.TimeoutExpired):
             code = process.wait(life.patience_seconds)
             return Death(code, life.end if code == -signal.SIGKILL else "exit")
-        return _strike(process, signal.SIGKILL)  # its point never came
+        return _strike(process, signal.SIGKILL)  # that commit or write never came
     if life.is_from_work:
         with suppress(AssertionError):
             wait_until(lambda: is_at_work() or process.poll() is not None, _WORK_WITHIN_SECONDS)
     with suppress(subprocess.TimeoutExpired):
         code = process.wait(life.after_seconds)
-        return Death(code, "kill" if code == -signal.SIGKILL else "exit")  # a plant's own
+        return Death(code, "kill" if code == -signal.SIGKILL else "exit")  # killed by a plant
     return _strike(process, signal.SIGTERM if life.end == "term" else signal.SIGKILL)
 
 
 def _strike(process: subprocess.Popen[bytes], number: signal.Signals) -> Death:
-    """A kill counts only where it is what ended it: a process that was over by then has a code of its own."""
+    """Send the signal and wait. A kill counts only if it ended the process: one that had ended has another exit code."""
     process.send_signal(number)
     try:
         code = process.wait(STOPS_WITHIN_SECONDS)
