@@ -1,4 +1,4 @@
-"""Source of the dashboards and alert rules beside it: `make grafana` (`python -m grafana`) writes them.
+"""Source of the dashboards and alert rules in this folder: `make grafana` (`python -m grafana`) writes them.
 
-Change what is here, never the JSON and YAML: a test compares them. Knows nothing of poller/; the test holds the names.
+Change the source, never the JSON and YAML: a test compares them. It imports nothing of poller/; a test checks the names.
 """

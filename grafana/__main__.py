@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def files() -> dict[str, str]:
-    """File name -> its text, for everything that is generated."""
+    """File name -> text, for every generated file."""
     return {
         "activity.json": as_json(activity.dashboard()),
         "poller.json": as_json(health.dashboard()),

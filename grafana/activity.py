@@ -1,8 +1,8 @@
-"""The dashboard of the activity: what happened, who did it, to what, and what went wrong. From Loki.
+"""The dashboard of the activity, from Loki: what happened, who did it, to what, and what went wrong.
 
-Works with both ways into Loki: the sink `loki` gives streams a label `contract`, the IONOS Logging Service does not. So
-the streams of the chosen contracts and those without such a label are read, and the entry's own field decides.
-Every query names the fields it wants: few labels, so few series, and lists (`resources[0]`) are within reach.
+Works with the sink `loki`, which gives streams a label `contract`, and with the IONOS Logging Service, which does not. Queries
+read the streams of the chosen contracts and those without such a label; then the entry's own field decides.
+Every query names the fields it needs. So there are few labels and series, and items of lists (`resources[0]`) can be read.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ FIELDS = {
     "error": "event.param.error.messages[0].message",
 }
 
-# What a person types is taken as it is, not as a regular expression: Grafana escapes it, and between backquotes the escapes reach
-# Loki. No user's name has a backquote in it.
+# The typed text is matched literally, not as a regular expression: Grafana escapes it, and inside backquotes the escapes reach
+# Loki. No user name contains a backquote.
 IS_CHOSEN_USER = "| user=~`(?i).*${user:regex}.*`"
 IS_ERROR = 'type=~"Error|RequestFailed"'
-ERROR_TEXT = '|~ "\\"type\\":\\"(Error|RequestFailed)\\""'  # on the raw line: cheaper than parsing those that are none
+ERROR_TEXT = '|~ "\\"type\\":\\"(Error|RequestFailed)\\""'  # filters the raw line: cheaper than parsing all lines
 IS_ECHO_TEXT = '!= "\\"type\\":\\"RequestStatusUpdate\\""'
 
 
-# Lines are another matter: Loki merges an exact repeat among them.  Source: docs/facts.md, "Loki push API".
+# This concerns counts only: in lists of lines, Loki merges exact repeats.  Source: docs/facts.md, "Loki push API".
 COUNTED = "An entry that was sent again after a lost answer may count twice; lists of entries show it once."
 
 
 def extracted(*fields: str) -> str:
-    """The stage that makes these fields, and those that the variables filter by, labels."""
+    """The stage that extracts these fields, and those that the variables filter by, as labels."""
     wanted = [name for name in FIELDS if name in {*fields, "contract_number", "user"}]
     return "| json " + ", ".join(f'{name}="{FIELDS[name]}"' for name in wanted)
 
 
 def entries(*fields: str, where: str = "", text: str = "") -> str:
-    """The chosen entries with these fields. `text` filters lines, `where` fields. What is no JSON is left out."""
+    """The chosen entries with these fields. `text` filters lines, `where` fields. Lines that are not JSON are left out."""
     stages = [
         STREAMS,
         text,
@@ -115,7 +115,7 @@ def _latest_entries() -> Builder[Panel]:
 
 
 def _label(name: str, label: str, title: str, *, all_value: str) -> QueryVariable:
-    """A choice among the values of a stream label; others may be typed."""
+    """A choice among the values of a stream label; other values may be typed."""
     return (
         QueryVariable(name)
         .label(title)

@@ -1,7 +1,7 @@
-"""The alert rules, once, and their three forms: for Grafana, and for the rulers of Prometheus and Loki.
+"""The alert rules, and their three forms: for Grafana, and for the rulers of Prometheus and Loki.
 
-A rule is an expression and a limit. The rulers take both in one line; Grafana takes them apart, and its files spell a
-dollar sign twice.  Source: Grafana's manual, "Provision alerting resources" and "Use of the special character $".
+A rule is an expression and a limit. The rulers need both in one expression, Grafana needs them separately, and in its files each
+dollar sign is doubled.  Source: Grafana's manual, "Provision alerting resources" and "Use of the special character $".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DAY = 86_400
 
 
 class Alert(NamedTuple):
-    """It fires when `expr` is beyond the limit for as long as `hold`. Texts may use `{{ $labels.x }}`."""
+    """It fires if `expr` is beyond the limit for the time `hold`. Texts may use `{{ $labels.x }}`."""
 
     name: str
     kind: Kind
@@ -58,7 +58,7 @@ ALERTS = (
     Alert(
         "PollerDown",
         "prometheus",
-        # One of several that is down leaves the others' series: Prometheus itself says so of its target.
+        # `absent` does not notice one of several pollers that is down, because the others have series. `up` does.
         '((1 - up{job="ionos-poller"} > 0) or on () absent(ionos_poller_build_info))',
         ">",
         0,
@@ -158,7 +158,7 @@ ALERTS = (
     Alert(
         "DeliveryStale",
         "prometheus",
-        # The batches of an archive wait for an hour, as they should.
+        # Leaves out archives: their batches wait for an hour by design.
         "(ionos_poller_deliver_lag_seconds unless on (instance, sink) ionos_poller_archive_digests_total)",
         ">",
         900,
@@ -193,7 +193,7 @@ ALERTS = (
     Alert(
         "ContractPostponed",
         "prometheus",
-        # Of a sink that takes nothing each contract waits on its own, too: that is DeliveryStale.
+        # Only if the sink accepts other events. If it accepts nothing, all its contracts are postponed: that is DeliveryStale.
         "(ionos_poller_contracts_postponed and on (instance, sink) increase(ionos_poller_events_delivered_total[15m]) > 0)",
         ">",
         0,
@@ -228,7 +228,7 @@ ALERTS = (
     Alert(
         "AuditFindsMissing",
         "prometheus",
-        # What an audit misses is collected at once, and AuditRepairs tells of it. The next audit, an hour later, sets it to 0.
+        # Missing entries are collected at once, and AuditRepairs fires. The next audit, an hour later, sets the metric to 0.
         "ionos_poller_audit_missing_events",
         ">",
         0,
@@ -322,7 +322,7 @@ def _grafana_rule(alert: Alert) -> dict[str, Any]:
         .annotations({"summary": alert.summary, "description": alert.remedy})
     )
     built: dict[str, Any] = json.loads(json.dumps(rule.build(), cls=JSONEncoder))
-    # What only Grafana's API knows; in a file the group says it.
+    # These keys exist only in Grafana's API; in a file the group has them.
     return {key: value for key, value in built.items() if key not in ("folderUID", "orgID", "ruleGroup")}
 
 

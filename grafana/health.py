@@ -1,4 +1,4 @@
-"""The dashboard of the poller itself: is everything collected, is everything delivered, what needs a person. From Prometheus."""
+"""The dashboard of the poller itself, from Prometheus: is everything collected and delivered, and what needs a person."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ALL = 'instance=~"$instance"'
 BY_CONTRACT = 'instance=~"$instance", contract=~"$contract"'
 BY_SINK = 'instance=~"$instance", sink=~"$sink"'
 DAY = 86_400
-# The batches of an archive wait for an hour, as they should.
+# Leaves out archives: their batches wait for an hour by design.
 _NO_ARCHIVE = f"unless on (instance, sink) ionos_poller_archive_digests_total{{{BY_SINK}}}"
 
 
@@ -21,17 +21,17 @@ def metric(name: str, labels: str = ALL) -> str:
 
 
 def rate(name: str, labels: str, by: str) -> str:
-    """Of what each process counts by itself."""
+    """The rate of a counter that each process counts by itself."""
     return f"sum by ({by}) (rate({metric(name, labels)}[$__rate_interval]))"
 
 
 def state_rate(name: str, labels: str, by: str) -> str:
-    """Of what is counted in the state: each replica that shares it shows the same count, so they are not added up."""
+    """The rate of a counter in the state: all replicas that share the state show the same count, so it is not added up."""
     return f"max by ({by}) (rate({metric(name, labels)}[$__rate_interval]))"
 
 
 def state_gauge(name: str, labels: str, by: str) -> str:
-    """The same of a gauge."""
+    """A gauge of the state, also not added up."""
     return f"max by ({by}) ({metric(name, labels)})"
 
 

@@ -1,4 +1,4 @@
-"""What the two dashboards share: panels of one look, their queries, and how they become text."""
+"""Shared by the two dashboards: the panels, their queries, and how they become JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEIGHT = 8
 
 
 class Query(NamedTuple):
-    """An expression, how its series are named, and whether one moment (`is_instant`) or a range is asked for."""
+    """An expression, the names of its series, and whether it is for one moment (`is_instant`) or a range."""
 
     expr: str
     legend: str = ""
@@ -49,7 +49,7 @@ def source_variable(kind: Kind) -> DatasourceVariable:
 
 
 def board(uid: str, title: str, description: str, kind: Kind) -> Dashboard:
-    """An empty dashboard of the last six hours, with the choice of its data source."""
+    """An empty dashboard of the last six hours, with a choice of the data source."""
     return (
         Dashboard(title)
         .uid(uid)
@@ -77,7 +77,7 @@ def targets(kind: Kind, queries: tuple[Query, ...]) -> list[Builder[Dataquery]]:
 
 
 def steps(warning: float | None, critical: float | None) -> ThresholdsConfig:
-    """Green, from `warning` on orange, from `critical` on red; where `warning` is the larger, small values are the bad ones."""
+    """Green, from `warning` on orange, from `critical` on red. If `warning` is larger than `critical`, small values are bad."""
     if warning is not None and critical is not None and warning > critical:
         colours = [("red", None), ("orange", critical), ("green", warning)]
     else:
@@ -102,7 +102,7 @@ def number(
     description: str = "",
     width: int = 4,
 ) -> stat.Panel:
-    """One number (or one for each series) of this moment."""
+    """The current number, or one for each series."""
     return (
         stat.Panel()
         .title(title)
@@ -130,7 +130,7 @@ def curves(
     description: str = "",
     width: int = 8,
 ) -> timeseries.Panel:
-    """Values over time, from 0 on unless they may be negative; stacked bars for counts that add up."""
+    """Values over time. The axis begins at 0, unless values may be negative. Stacked bars for counts that add up."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -229,7 +229,7 @@ def rows(title: str, expr: str, columns: dict[str, str], *, description: str = "
 
 
 def lines(title: str, expr: str) -> logs.Panel:
-    """Entries as they are, the newest first."""
+    """The raw entries, newest first."""
     return (
         logs.Panel()
         .title(title)
@@ -245,7 +245,7 @@ def lines(title: str, expr: str) -> logs.Panel:
 
 
 def as_json(dashboard: Dashboard) -> str:
-    """The text of the file that Grafana imports; the same for the same source."""
+    """The text of the file that Grafana imports. The same source always gives the same text."""
     built = dashboard.build()
     for number_of, panel in enumerate(built.panels or [], start=1):
         panel.id_val = number_of

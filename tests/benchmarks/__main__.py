@@ -1,10 +1,10 @@
-"""`make bench`: one table of ratios against a bare loop, both measured in this run; absolute figures beside them.
+"""`make bench`: a table of ratios against a bare loop, both measured in this run, with absolute figures.
 
     python -m tests.benchmarks [--quick] [--only NAME] [--save FILE]
     python -m tests.benchmarks --show FILE.json
     python -m tests.benchmarks --compare OLD.json NEW.json
 
-Results are saved as JSON beside the version of the code, so that a change can be compared.
+Results are saved as JSON, named after the version of the code, so that versions can be compared.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def table_of(kept: Path) -> list[str]:
-    """The lines of the table of kept results."""
+    """The lines of the table of saved results."""
     return [*HEADING.splitlines(), *(line(Row(**row)) for row in json.loads(kept.read_text()))]
 
 
@@ -85,7 +85,7 @@ def revision() -> str:
 
 
 def compare(old: Path, new: Path) -> None:
-    """Show how each row of one result stands to the same row of another."""
+    """Print each row of one result next to the same row of another."""
     before = {row["name"]: row for row in json.loads(old.read_text())}
     columns = {"ratio": "ratio", "peak_mb": "peak MB", "cpu_us_per_entry": "CPU us/entry"}
     print("| what | " + " | ".join(f"{title} before | now" for title in columns.values()) + " |")

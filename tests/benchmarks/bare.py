@@ -1,14 +1,13 @@
-"""What ionos-poller is measured against: loops that keep no state and survive nothing. Run as a process of its own.
+"""The baselines for ionos-poller: loops that keep no state and survive no failure. Run as a process of its own.
 
     python -m tests.benchmarks.bare collect|end-to-end|tutorial URL SPAN_SECONDS EVENTS [SINK_URL]
     python -m tests.benchmarks.bare deliver FILE SINK_URL
     python -m tests.benchmarks.bare kafka FILE BROKER TOPIC
     python -m tests.benchmarks.bare idle URL SPAN_SECONDS
 
-`collect` asks for pages, parses, prints. `end-to-end` gzips and posts them instead. `tutorial` is a stand-in of the vendor's
-tutorial script: one contract after the other, all in memory, a sleep between requests. `deliver` reads lines and posts them,
-`kafka` gives them to an idempotent producer of librdkafka.
-`idle` makes the calls of a poll that finds nothing.
+`collect` requests pages, parses and prints them. `end-to-end` gzips and posts them instead. `tutorial` is a stand-in for the
+vendor's tutorial script: one contract after the other, all in memory, a sleep between requests. `deliver` reads lines and posts
+them, `kafka` gives them to an idempotent producer of librdkafka. `idle` makes the requests of a poll that finds nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import requests
 TOKEN = {"Authorization": "Bearer demo-token"}
 KEY = {"APIKEY": "demo-key", "Content-Type": "application/json", "Content-Encoding": "gzip"}
 PAGE = 1000
-# A loop without splitting must choose windows that fit the API's 10,000.
+# A loop that does not split must use windows below the API's limit of 10,000 entries.
 WINDOW_EVENTS = 8000
 GZIP_LEVEL = 3
 TUTORIAL_SLEEP_SECONDS = 0.1
@@ -72,7 +71,7 @@ def kafka(file: str, broker: str, topic: str) -> None:
 
 
 def collect(mode: str, url: str, span: int, events: int, sink_url: str = "") -> None:
-    import msgspec  # here: the `idle` script is to import requests and nothing else
+    import msgspec  # not at the top: `idle` imports only requests
 
     session = requests.Session()
     kept = []
@@ -84,7 +83,7 @@ def collect(mode: str, url: str, span: int, events: int, sink_url: str = "") -> 
                 post(session, sink_url, msgspec.json.encode(entries))
             else:
                 kept += entries
-                time.sleep(TUTORIAL_SLEEP_SECONDS)  # as the tutorial's script does: it is what is measured
+                time.sleep(TUTORIAL_SLEEP_SECONDS)  # as the tutorial's script does: it is part of the measurement
     for entry in kept:
         print(msgspec.json.encode(entry).decode())
 

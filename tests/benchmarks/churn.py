@@ -1,7 +1,8 @@
 """Commits and deliveries on a state in PostgreSQL, one after the other, without an API or a receiver.
 
-`-m tests.benchmarks.churn URL USE COMMITS EVENTS CONTRACTS`: so many commits of so many entries each, the contracts in turn, each
-delivered at once. Prints JSON: the seconds of it all, and the median of a commit and its delivery, at first and in the end.
+`-m tests.benchmarks.churn URL USE COMMITS EVENTS CONTRACTS`: COMMITS commits of EVENTS entries each, the contracts in
+turn, each delivered at once. Prints JSON in seconds: the total, and the median of a commit with its delivery, of the first and of
+the last tenth.
 """
 
 from __future__ import annotations

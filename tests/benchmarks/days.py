@@ -1,6 +1,6 @@
-"""A large archive to verify: `-m tests.benchmarks.days FILE DIRECTORY DAYS`: each day has the lines of FILE, spread over it.
+"""A large archive to verify: `-m tests.benchmarks.days FILE DIRECTORY DAYS`. Each day has the lines of FILE, spread over it.
 
-A process of its own: the peak memory of what it starts would begin with its own.
+A process of its own, because its memory would count in the peak memory of every process that it starts.
 """
 
 from __future__ import annotations

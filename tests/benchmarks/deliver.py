@@ -1,8 +1,8 @@
-"""Delivery alone: an outbox filled beforehand, emptied into one sink.
+"""Delivery alone: it fills an outbox, then empties it into one sink.
 
-`-m tests.benchmarks.deliver FILE CONFIG STATE [CONTRACTS]`: the lines of FILE, shared out among so many contracts.
+`-m tests.benchmarks.deliver FILE CONFIG STATE [CONTRACTS]`: the lines of FILE, shared out among CONTRACTS (default: 1).
 
-Prints the seconds that emptying took, without the filling.
+Prints the seconds of emptying it, without filling it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(lines: Path, config_file: Path, directory: Path, contracts: int = 1) ->
     fill(state, lines.read_bytes().splitlines(), contracts)
     started = time.monotonic()
     while (wait := deliverer.step(is_last=True).wait_seconds) is not None:
-        time.sleep(wait)  # as long as the deliverer itself wants to wait: that is a part of what is measured
+        time.sleep(wait)  # the deliverer's own waits are part of the measurement
     print(time.monotonic() - started)
     state.close()
 
@@ -37,7 +37,7 @@ def fill(state: State, lines: list[bytes], contracts: int) -> None:
     names = [str(31960001 + number) for number in range(contracts)]
     state.contracts.enrol(names, "default", 0, 0)
     now = int(time.time())
-    # Of several contracts each has entries of the whole span.
+    # Each contract gets entries of the whole span.
     runs = [(name, lines[number::contracts]) for number, name in enumerate(names)]
     for contract, mine in (
         (name, run[start : start + 5000]) for name, run in runs for start in range(0, len(run), 5000)

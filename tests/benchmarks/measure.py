@@ -1,4 +1,4 @@
-"""Running a program and seeing what it cost: wall and CPU seconds, peak memory, bytes written, entries printed."""
+"""Runs programs and measures the cost: wall and CPU seconds, peak memory, bytes written, entries printed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support import TOP, clean_environment
 
 
 class Cost(NamedTuple):
-    """What one run cost. `written_bytes` is what it had the kernel write to disk; `lines` is how many it printed."""
+    """The cost of one run. `written_bytes`: bytes that the kernel wrote to disk for it. `lines`: how many lines it printed."""
 
     seconds: float
     cpu_seconds: float
@@ -31,7 +31,7 @@ class Cost(NamedTuple):
 
 
 def run(arguments: Sequence[str], *, env: dict[str, str], cwd: Path) -> Cost:
-    """Run a program to its end, its output to a file.  Raises: RuntimeError when it fails."""
+    """Run a program to its end, with its output in a file.  Raises: RuntimeError if it fails."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         started = time.monotonic()
         process = subprocess.Popen(arguments, stdout=output, stderr=errors, env=env, cwd=cwd)
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str], *, env: dict[str, str], cwd: Path) -> Cost:
             raise RuntimeError(f"{' '.join(arguments)}: {process.returncode}: {errors.read()[-2000:].decode()}")
         output.seek(0)
         lines, last = 0, b""
-        for lines, last in enumerate(output, 1):  # noqa: B007  # the last of them
+        for lines, last in enumerate(output, 1):  # noqa: B007  # for the last line
             pass
     cpu_seconds = usage.ru_utime + usage.ru_stime
     written_bytes = usage.ru_oublock * 512
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str], *, env: dict[str, str], cwd: Path) -> Cost:
 
 
 def sync_count(arguments: Sequence[str], *, env: dict[str, str], cwd: Path) -> int | None:
-    """How often a program waits for the disk (fsync, fdatasync) in a run of its own; None where there is no strace."""
+    """How often a program waits for the disk (fsync, fdatasync), in a separate run; None without strace."""
     strace = shutil.which("strace")
     if strace is None:
         return None
@@ -70,16 +70,16 @@ def cost_of_idling(
     settling_seconds: float = 20.0,
     look: Callable[[], None] = lambda: None,
 ) -> Cost:
-    """What so many seconds of a program cost that goes on until it is told to stop, without those in which it settles.
+    """The cost of `seconds` of a program that runs until SIGTERM, measured after `settling_seconds`.
 
-    `look` is called when they begin and when they end.
+    `look` is called at the start and at the end of the measurement.
     """
     process = subprocess.Popen(arguments, env=env, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        time.sleep(settling_seconds)  # what it does at its start is measured elsewhere
+        time.sleep(settling_seconds)  # its start is not measured here
         look()
         before, started = _so_far(process.pid), time.monotonic()
-        time.sleep(seconds)  # what it does meanwhile, idle, is what is measured
+        time.sleep(seconds)  # the idle time that is measured
         look()
         after, elapsed = _so_far(process.pid), time.monotonic() - started
     finally:
@@ -109,7 +109,7 @@ def ours(*arguments: str) -> list[str]:
 
 
 def environment(url: str, state: Path, **more: str) -> dict[str, str]:
-    """The environment of a run of ours against a simulator, with the rate limit out of the way."""
+    """The environment for a run of ionos-poller against a simulator, practically without the request limit."""
     return clean_environment(
         {
             "PYTHONPATH": str(TOP),
@@ -139,7 +139,7 @@ def simulator(*, contracts: int, events: int, span: str, latency_ms: int = 0, fa
         match = re.search(r"http://\S+", process.stdout.readline())
         if match is None:
             raise RuntimeError("the simulator did not start")
-        # The bare loop keeps to no pace, and a pipeline would refuse what comes faster.
+        # The bare loop does not limit its rate, and the intake would refuse faster requests.
         control(match[0], "settings", {"logging_requests_per_second": 0})
         yield match[0]
     finally:
@@ -148,12 +148,12 @@ def simulator(*, contracts: int, events: int, span: str, latency_ms: int = 0, fa
 
 
 def control(url: str, path: str, value: dict[str, Any]) -> None:
-    """Tell the simulator something."""
+    """Change the simulator at a path of its control API."""
     body = json.dumps(value).encode()
     urllib.request.urlopen(f"{url}/_simulator/{path}", body, timeout=10).close()
 
 
 def state_of(url: str) -> dict[str, Any]:
-    """What the simulator has seen so far."""
+    """The counts of the simulator so far."""
     with urllib.request.urlopen(f"{url}/_simulator/state") as answer:
         return dict(json.load(answer))

@@ -1,9 +1,9 @@
-"""librdkafka's mock cluster in a process of its own: what the benchmark starts has, at first, the memory of the benchmark.
+"""librdkafka's mock cluster in a separate process: its memory would count in the peak of every process that it starts.
 
     python -m tests.benchmarks.mock_kafka
 
-It prints its address, then, for each topic that it reads a line of, how many records this topic ever got. It creates one that
-does not exist.
+It prints its address. Then it reads names of topics, one a line, and prints how many records each topic ever got. It creates a
+topic that does not exist.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support import TOP
 
 @contextmanager
 def cluster() -> Iterator[tuple[str, Callable[[str], int]]]:
-    """The address of a cluster, and what counts the records of a topic, or creates it."""
+    """The address of a cluster, and a function that counts the records of a topic, or creates it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.mock_kafka"],
         cwd=TOP,
@@ -49,7 +49,7 @@ def main() -> None:
     (broker,) = server.list_topics(timeout=10).brokers.values()
     address = f"{broker.host}:{broker.port}"
     print(address, flush=True)
-    # Not a reader, which finds what is left: the cluster keeps the last 5 MB of a topic.
+    # Counts by offsets, not by reading: the cluster keeps only the last 5 MB of a topic.
     reader = Consumer({"bootstrap.servers": address, "group.id": "count", "log_level": 0})
     for line in sys.stdin:
         topic = line.strip()

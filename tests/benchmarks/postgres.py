@@ -1,7 +1,7 @@
-"""What the state costs in PostgreSQL: one replica against a file, what is written, whether the tables stay small, and replicas.
+"""The cost of a state in PostgreSQL: one replica against a file, bytes written, size of the tables, and several replicas.
 
-The server is Debian's where there is one, which counts statements; durable, and configured as it comes. It runs on this machine
-and takes its share of the processor.
+The server is Debian's if installed, because that counts statements. It is durable, with almost default settings. It runs on this
+machine and uses part of its processor.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _wal_bytes(server: Server) -> int:
 
 
 class _Counts(NamedTuple):
-    """What the server has counted so far."""
+    """Counts of the server and the simulator so far."""
 
     statements: int
     transactions: int
@@ -66,7 +66,7 @@ def _counts(server: Server, url: str) -> _Counts:
 
 
 def idle(room: Path, scale: int) -> Iterator[Row]:
-    """A minute of `run` in which nothing new comes, as configured by default, after the first polls."""
+    """A minute of `run` without new entries, with the default configuration, after the first polls."""
     for contracts, has_goal in ((1000 // scale, True), (2000 // scale, False)):
         with _server() as server, simulator(contracts=contracts, events=10, span="1h") as url:
             if not server.sql("SELECT 1 FROM pg_extension WHERE extname = 'pg_stat_statements'"):
@@ -126,7 +126,7 @@ def end_to_end(room: Path, scale: int) -> Iterator[Row]:
 
 
 def growth(room: Path, scale: int) -> Iterator[Row]:
-    """A million entries through and delivered: the tables afterwards, and how fast commits are, with a held snapshot, too."""
+    """A million entries collected and delivered: the size of the tables, and the speed of commits, also with an open snapshot."""
     commits, size, contracts = 2000 // scale, 500, 20
     for is_held in (False, True):
         with _server() as server, ExitStack() as stack:
@@ -152,11 +152,11 @@ def growth(room: Path, scale: int) -> Iterator[Row]:
 
 
 def _table_bytes(server: Server) -> dict[str, int]:
-    """By table, with its indexes, once autovacuum has had its turn."""
-    # An ANALYZE of autovacuum may hold a snapshot, and then VACUUM leaves what was deleted since.
+    """Table -> its bytes with indexes, after a VACUUM."""
+    # An ANALYZE of autovacuum may hold a snapshot. VACUUM would then keep rows that were deleted since.
     held = "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()"
     wait_until(lambda: server.sql(held).strip() == "0", 60)
-    server.sql("VACUUM")  # what autovacuum does within a minute, by default
+    server.sql("VACUUM")  # autovacuum does this within a minute by default
     query = (
         "SELECT relname, pg_total_relation_size(oid) FROM pg_class"
         " WHERE relkind = 'r' AND relnamespace = 'ionos_poller'::regnamespace"
@@ -165,7 +165,7 @@ def _table_bytes(server: Server) -> dict[str, int]:
 
 
 def replicas(room: Path, scale: int) -> Iterator[Row]:
-    """Contracts polled as fast as they can be, by one replica and by three; the API answers in 50 ms."""
+    """Contracts polled as fast as possible, by one replica and by three. The API answers in 50 ms."""
     contracts, seconds = 1000 // scale, 20
     rates = []
     with _server() as server, simulator(contracts=contracts, events=1, span="1h", latency_ms=50) as url:
@@ -179,7 +179,7 @@ def replicas(room: Path, scale: int) -> Iterator[Row]:
                 wait_until(lambda: _polls(url) >= all_polled, 120, what="a poll of each contract")  # noqa: B023
                 wait_until(lambda: _are_shared_out(server, count), what="even shares")  # noqa: B023
                 before, started = _polls(url), time.monotonic()
-                time.sleep(seconds)  # what is polled meanwhile is what is measured
+                time.sleep(seconds)  # the polls in this time are measured
                 rates.append((_polls(url) - before) / (time.monotonic() - started))
             finally:
                 for process in processes:
@@ -193,7 +193,7 @@ def replicas(room: Path, scale: int) -> Iterator[Row]:
 
 
 def _are_shared_out(server: Server, replicas: int) -> bool:
-    """Whether so many replicas hold all contracts, and none of them more than its share."""
+    """Whether `replicas` replicas hold all contracts, and none holds more than its share."""
     counted = server.sql("SELECT count(*) FROM ionos_poller.contracts GROUP BY coalesce(holder::text, '')").split()
     held = [int(count) for count in counted]
     return len(held) == replicas and max(held) <= -(-sum(held) // replicas)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from tests.benchmarks.measure import Cost
 
-REPEATS = 3  # of what has a goal and is short: the median says more than one run
+REPEATS = 3  # for short runs that have a goal: their median is used
 
 
 class Row(NamedTuple):
-    """One line of the table. `ratio` is how fast we are against what we are measured against; 1 is as fast."""
+    """One line of the table. `ratio`: our speed divided by that of the baseline; 1 is equally fast."""
 
     name: str
     ratio: float | None = None

@@ -1,4 +1,4 @@
-"""What is measured: each function runs ours and what it is measured against, checks that both did the work, and gives rows."""
+"""The benchmarks. Each function runs ionos-poller and its baseline, checks that both did the work, and yields rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support import TOP
 
 
 def collect(room: Path, scale: int) -> Iterator[Row]:
-    """From the simulator into the state and out to stdout, against a loop that only asks, parses and prints."""
+    """From the simulator into the state and to stdout, against a loop that only requests, parses and prints."""
     for contracts, events, latency, goal in (
         (1, 200_000 // scale, 0, ">= 0.75"),
         (10, 20_000 // scale, 0, ""),
@@ -66,7 +66,7 @@ def filter_redact(room: Path, scale: int) -> Iterator[Row]:
 
 
 def formats(room: Path, scale: int) -> Iterator[Row]:
-    """Collecting, and an event of a standard made of each entry, against collecting them as they are."""
+    """Collecting with each entry converted to a standard format, against collecting raw entries."""
     events = 200_000 // scale
     with simulator(contracts=1, events=events, span="3h") as url:
 
@@ -82,7 +82,7 @@ def formats(room: Path, scale: int) -> Iterator[Row]:
 
 
 def nothing_new(room: Path, scale: int) -> Iterator[Row]:
-    """A `fetch` with nothing new, mostly its start-up, against a bare script that imports requests and makes the same calls."""
+    """A `fetch` with nothing new (mostly start-up), against a bare script that imports requests and makes the same requests."""
     with simulator(contracts=2, events=1000, span="1h") as url:
         env = environment(url, room / "idle")
         run(ours("fetch", "--since", "2h"), env=env, cwd=TOP)
@@ -106,12 +106,12 @@ def deliver(room: Path, scale: int) -> Iterator[Row]:
         mine = run([*command, str(room / "deliver-state")], env=env, cwd=TOP)
         accepted = state_of(url)["intakes"]["logging"]["accepted"]
     assert accepted == 2 * events, accepted
-    seconds = float(mine.last_line)  # of delivering alone, without the start and the filling
+    seconds = float(mine.last_line)  # only the delivery, without starting and filling
     yield Row(f"deliver {events:,}", theirs.seconds / seconds, ">= 0.7", seconds, theirs.seconds)
 
 
 def kafka(room: Path, scale: int) -> Iterator[Row]:
-    """From a filled outbox to librdkafka's mock cluster, a transaction a batch, against an idempotent producer without any."""
+    """From a filled outbox to librdkafka's mock cluster, one transaction a batch, against a producer without transactions."""
     events = 100_000 // scale
     with simulator(contracts=1, events=events, span="3h") as url:
         env = environment(url, room / "kafka")
@@ -125,12 +125,12 @@ def kafka(room: Path, scale: int) -> Iterator[Row]:
                 f'[[sinks]]\nname = "k"\ntype = "kafka"\nbrokers = ["{address}"]\ntopic = "ours-{number}"\nsecurity = "plain"\n'
                 "batch_events = 1000\n"
             )
-            assert count(f"ours-{number}") == 0  # it exists now
+            assert count(f"ours-{number}") == 0  # creates the topic
             command = [sys.executable, "-m", "tests.benchmarks.deliver", str(lines), str(config)]
             mine = run([*command, str(room / f"kafka-state-{number}")], env=env, cwd=TOP)
             theirs = run(bare("kafka", str(lines), address, f"bare-{number}"), env=env, cwd=TOP)
             found = [count(f"{name}-{number}") for name in ("ours", "bare")]
-            assert found == [events + events // 1000, events], found  # with the marker that ends each transaction
+            assert found == [events + events // 1000, events], found  # ours has a marker at the end of each transaction
             pairs.append(
                 (float(theirs.last_line) / float(mine.last_line), float(mine.last_line), float(theirs.last_line))
             )
@@ -140,7 +140,7 @@ def kafka(room: Path, scale: int) -> Iterator[Row]:
 
 
 def archive(room: Path, scale: int) -> Iterator[Row]:
-    """From a filled outbox to an archive in a directory, signed, against the file sink; then what verifying it takes."""
+    """From a filled outbox to a signed archive in a directory, against the file sink; then the cost of verifying an archive."""
     events = 100_000 // scale
     with simulator(contracts=1, events=events, span="24h") as url:
         env = environment(url, room / "archive")
@@ -157,7 +157,7 @@ def archive(room: Path, scale: int) -> Iterator[Row]:
         seconds = {}
         for name, table in tables.items():
             config = room / f"archive-{name}.toml"
-            # A new place each time: ext4 is slow to create files where as many have just been deleted.
+            # A new directory each time: ext4 is slow to create files where many were just deleted.
             config.write_text(f'[[sinks]]\nname = "{name}"\n{table.replace("{number}", str(number))}')
             command = [sys.executable, "-m", "tests.benchmarks.deliver", str(lines), str(config)]
             cost = run([*command, str(room / f"archive-state-{name}-{number}"), "5"], env=env, cwd=TOP)
@@ -174,7 +174,7 @@ def archive(room: Path, scale: int) -> Iterator[Row]:
 
 
 def loki(room: Path, scale: int) -> Iterator[Row]:
-    """From an outbox with a few entries of each of a thousand contracts to a Loki that is 50 ms away, a stream a request."""
+    """From an outbox with a few entries of each of 1,000 contracts to a Loki with 50 ms of latency, one stream a request."""
     contracts, events = 1000 // scale, 20
     total = contracts * events
     for span, what in (("20m", "in time"), ("3h", "over 3 h")):
@@ -225,7 +225,7 @@ def end_to_end(room: Path, scale: int) -> Iterator[Row]:
 
 
 def growth(room: Path, scale: int) -> Iterator[Row]:
-    """End to end, one contract, by the number of entries: memory stays, time grows in a straight line."""
+    """End to end, one contract, more and more entries: memory stays the same, time grows linearly."""
     points = []
     for events in (50_000 // scale, 200_000 // scale, 500_000 // scale, 1_000_000 // scale, 2_000_000 // scale):
         with simulator(contracts=1, events=events, span="12h") as url:
@@ -237,7 +237,7 @@ def growth(room: Path, scale: int) -> Iterator[Row]:
 
 
 def syncs(room: Path, scale: int) -> Iterator[Row]:
-    """Waits for the disk: how often a 1,000 entries are synced, end to end."""
+    """Waits for the disk: syncs per 1,000 entries, end to end."""
     events = 50_000 // scale
     with simulator(contracts=1, events=events, span="3h") as url:
         count = sync_count(export(room, url, jobs=4), env=environment(url, room / "syncs"), cwd=TOP)
@@ -248,7 +248,7 @@ def syncs(room: Path, scale: int) -> Iterator[Row]:
 
 
 def many_contracts(room: Path, scale: int) -> Iterator[Row]:
-    """Up to a thousand contracts with little activity, polled once: time grows in a straight line."""
+    """Up to 1,000 contracts with little activity, polled once: time grows linearly."""
     points = []
     for contracts in (100 // scale, 300 // scale, 1000 // scale):
         with simulator(contracts=contracts, events=10, span="1h", latency_ms=50) as url:
@@ -293,7 +293,7 @@ def quiet(room: Path, scale: int) -> Iterator[Row]:
 
 
 def idle(room: Path, scale: int) -> Iterator[Row]:
-    """A minute of `run` in which nothing happens, as configured by default."""
+    """A minute of `run` without new entries, with the default configuration."""
     seconds = 60 // scale
     for contracts in (10, 1000 // scale):
         with simulator(contracts=contracts, events=10, span="1h") as url:
@@ -306,7 +306,7 @@ def idle(room: Path, scale: int) -> Iterator[Row]:
 
 
 def tutorial(room: Path, scale: int) -> Iterator[Row]:
-    """A stand-in of the tutorial's script: sequential, in memory, with a sleep."""
+    """Against a stand-in for the tutorial's script: sequential, in memory, with a sleep."""
     for latency in (0, 50):
         events = 20_000 // scale
         with simulator(contracts=2, events=events, span="3h", latency_ms=latency) as url:
@@ -328,14 +328,14 @@ def sink_config(room: Path, url: str) -> Path:
 
 
 def export(room: Path, url: str, *, jobs: int) -> list[str]:
-    """End to end once: everything that the simulator holds, to its Logging Service."""
+    """The command that exports all entries of the simulator to its Logging Service."""
     config = str(sink_config(room, url))
     what = ("--from", "13h", "--to", "0s", "--sink", "logging", "--jobs", str(jobs))
     return ours("--config", config, "backfill", *what)
 
 
 def _line_through(points: Sequence[tuple[int, float]], of_what: str) -> str:
-    """How well a straight line tells the seconds: its slope, where it begins, and the share that it explains."""
+    """A linear fit of the seconds as text: its start, its slope, and R^2."""
     counts, seconds = [count for count, _ in points], [value for _, value in points]
     slope, start = statistics.linear_regression(counts, seconds)
     explained = statistics.correlation(counts, seconds) ** 2
