@@ -1,4 +1,4 @@
-"""Benches for the tests of commands: a directory, a simulator, and the real command in between."""
+"""Fixtures for the tests of commands: a directory, a simulator, and the real command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.integration.fetching import Bench, Starter
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Starter]:
-    """Gives benches, each with a simulator of its own: two contracts of 300 entries in 50 minutes unless told otherwise."""
+    """Makes benches, each with a simulator of its own. By default it has two contracts with 300 entries in 50 minutes."""
     made: list[Bench] = []
 
     def make(**settings: Any) -> Bench:
@@ -33,7 +33,7 @@ def bench(tmp_path: Path) -> Iterator[Starter]:
 
 @pytest.fixture
 def daemon_of(tmp_path: Path) -> Iterator[MakeDaemon]:
-    """Make a daemon in front of a simulator with the settings given; not started yet, killed in the end."""
+    """Makes a daemon and its simulator with these settings. It is not started yet, and is killed at the end."""
     with ExitStack() as cleanup:
 
         def make(**settings: Any) -> Daemon:

@@ -1,4 +1,4 @@
-"""What the tests of `backfill` and `audit` share: where to, what with, and whether all of it came, once and in order."""
+"""Shared by the tests of `backfill` and `audit`: configurations, and checks that every entry came once and in order."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def ago(seconds: float) -> datetime:
 
 
 def text(at: datetime) -> str:
-    """T as a person would write it."""
+    """A time as a person types it."""
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def hour_of(at: datetime) -> str:
-    """The hour a time lies in, as `audit` writes it."""
+    """The hour of a time, as `audit` prints it."""
     start = at.replace(minute=0, second=0, microsecond=0)
     return f"{text(start)}/{text(start + timedelta(hours=1))}"
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of an export, each of which must be whole."""
+    """The lines of an export. Each must be whole."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for line in file:
             assert line.endswith(b"\n"), line
@@ -69,9 +69,9 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def assert_complete(lines: Iterable[bytes], expected: Iterable[bytes]) -> int:
-    """That each line is there as often as expected, and that each contract's are oldest first. How many there are.
+    """Check that each line is there as often as expected, and each contract's lines oldest first.  Returns: how many lines.
 
-    Keeps digests, not lines, so that it may be many.
+    It keeps digests, not lines, so that it works for large exports.
     """
     had: Counter[bytes] = Counter()
     latest: dict[str, datetime] = {}
@@ -95,14 +95,14 @@ def everything(simulator: Simulator) -> Iterator[bytes]:
 
 
 def assert_exported(path: Path, simulator: Simulator) -> int:
-    """That a file is the whole of what the simulator holds, and that nothing half done lies beside it."""
+    """Check that a file holds all entries of the simulator, and that no partial file is left beside it."""
     assert path.exists(), list(path.parent.iterdir())
     assert not list(path.parent.glob("*.part"))
     return assert_complete(read_lines(path), everything(simulator))
 
 
 class AtOnce(Traffic):
-    """The traffic of a simulator, and how many requests were being answered at the same time, at most."""
+    """The traffic of a simulator, and the maximum number of requests that were answered at the same time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class AtOnce(Traffic):
 
 
 def configure(bench: Bench, *sinks: str, **keys: str) -> None:
-    """Write a config with these sinks, each at the intake of its name; `keys` go to each of them."""
+    """Write a configuration with these sinks, each with the intake of its name. All sinks get `keys`."""
     (bench.directory / "api.key").write_text(bench.simulator.settings.api_key)
     quick = {"retry_initial": '"50ms"', "retry_max": '"200ms"', "requests_per_second": "1000", **keys}
     special = {
@@ -150,7 +150,7 @@ def backfill(bench: Bench, *args: str, code: int = 0, env: Mapping[str, str] | N
 
 
 def refused(bench: Bench, *args: str, code: int, words: Iterable[str], env: Mapping[str, str] | None = None) -> str:
-    """That the command ends with this code and one clear line."""
+    """Check that the command ends with this code and one clear line."""
     return failed(bench.run(*args, env=env), code, *words)
 
 
@@ -159,7 +159,7 @@ def books(run: Run) -> list[str]:
 
 
 def balanced(fetched: int, sink: str, *, dead: int = 0, seen: int = 0) -> list[str]:
-    """The books of an export in which nothing is open."""
+    """The expected books of a complete export."""
     new = fetched - seen
     return [
         f"books: fetched {fetched:,} = new {new:,} + seen before {seen:,} + filtered 0",
@@ -168,7 +168,7 @@ def balanced(fetched: int, sink: str, *, dead: int = 0, seen: int = 0) -> list[s
 
 
 def peak_bytes(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the end of a process; how much memory it had at most."""
+    """Wait for the end of a process.  Returns: its peak memory in bytes."""
     peak = 0
     path = Path(f"/proc/{process.pid}/status")
 

@@ -1,4 +1,4 @@
-"""What the tests of `fetch` share: the real command, a simulator as the API, and what came of it."""
+"""Shared by the tests of `fetch`: the real command, a simulator as the API, and the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIRST, SECOND = 31960001, 31960002
 
 
 class Run(NamedTuple):
-    """A finished command. `lines` are complete lines of stdout; `rest` is what came behind the last newline."""
+    """A finished command. `lines` are complete lines of stdout; `rest`: the bytes after the last newline."""
 
     code: int
     lines: list[bytes]
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
     @property
     def told(self) -> list[str]:
-        """What a person is told: the lines of stderr that are no log."""
+        """The messages for a person: the lines of stderr that are not log lines."""
         return [line for line in self.stderr.splitlines() if not line.startswith("{")]
 
     @property
@@ -44,12 +44,12 @@ class Run(NamedTuple):
 
 
 def unread_bytes(pipe: Any) -> int:
-    """What lies in a pipe, written and not read."""
+    """How many bytes in a pipe are not read yet."""
     return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0])
 
 
 class Bench:
-    """A directory with the state of `fetch`, and the simulator it is pointed to."""
+    """A directory with the state of `fetch`, and the simulator that it uses."""
 
     def __init__(self, directory: Path, simulator: Simulator) -> None:
         self.directory = directory
@@ -70,9 +70,9 @@ class Bench:
         )
 
     def run(self, *args: str, env: Mapping[str, str] | None = None, **options: Any) -> Run:
-        """Run any command to its end; whatever happens, there must be no trace of Python in what it says.
+        """Run any command to its end. It must never print a Python traceback.
 
-        In the process of the test, but where it needs one of its own: for `options`, or modules in place of ours.
+        It runs in the test's process, unless `options` or patched modules (PYTHONPATH) need a process of its own.
         """
         if options or "PYTHONPATH" in (env or {}):
             return finish(self.start(*args, env=env, **options), timeout=60)
@@ -82,7 +82,7 @@ class Bench:
         return self.run("fetch", *args, **options)
 
     def start(self, *args: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
-        """Start a command; `finish` waits for its end, `close` makes sure of it."""
+        """Start a command. `finish` waits for its end, `close` kills it."""
         process = start_process(
             [*COMMAND, *args],
             cwd=self.directory,
@@ -93,11 +93,11 @@ class Bench:
         return process
 
     def until_closed(self, context: AbstractContextManager[Given]) -> Given:
-        """Enter a context that is left when the bench closes."""
+        """Enter a context. The bench leaves it at `close`."""
         return self._until_closed.enter_context(context)
 
     def close(self) -> None:
-        """Kill and reap what was started and still runs, and stop the simulator."""
+        """Kill all started processes that still run, and stop the simulator."""
         self._until_closed.close()
         for process in self._started:
             process.kill()
@@ -108,11 +108,11 @@ class Bench:
         self.simulator.stop()
 
     def oracle(self, *contracts: int) -> list[bytes]:
-        """Every entry of these contracts (default: all) as it should be printed."""
+        """Every entry of these contracts (default: all) as `fetch` should print it."""
         return [line for number in contracts or self.simulator.contracts for line in self.simulator.oracle(number)]
 
     def requests(self, kind: str = "entries") -> int:
-        """How many requests of a kind the API has answered, or failed to, so far."""
+        """How many requests of a kind the API has answered so far, or failed to answer."""
         return sum(self.simulator.traffic.counts.get(kind, {}).values())
 
 
@@ -120,7 +120,7 @@ Starter = Callable[..., Bench]
 
 
 def finish(process: subprocess.Popen[bytes], timeout: float = 30) -> Run:
-    """Wait for a started command, and give what came of it."""
+    """Wait for a started command, and return the result."""
     stdout, stderr = process.communicate(timeout=timeout)
     return finished(process.returncode, stdout or b"", stderr or b"")
 
@@ -134,7 +134,7 @@ def finished(code: int, stdout: bytes, stderr: bytes) -> Run:
 
 
 def failed(run: Run, code: int, *words: str) -> str:
-    """That a run ended with this code and told a person one line with these words, and a hint; the line."""
+    """Check that a run ended with this code and one line that has these words and a hint.  Returns: the line."""
     assert run.code == code, (run.code, run.stderr)
     assert len(run.told) == 1, run.stderr
     line = run.told[0]
@@ -147,7 +147,7 @@ def failed(run: Run, code: int, *words: str) -> str:
 
 
 def same(lines: Iterable[bytes], oracle: Iterable[bytes]) -> None:
-    """That the lines are the oracle's, each as often as there; a short message instead of megabytes where not."""
+    """Check that the lines are the oracle's, each as often. A failure has a short message instead of megabytes."""
     got, expected = Counter(lines), Counter(oracle)
     lost, invented = expected - got, got - expected
     if lost or invented:
@@ -158,7 +158,7 @@ def same(lines: Iterable[bytes], oracle: Iterable[bytes]) -> None:
 
 
 def times_by_contract(lines: Iterable[bytes]) -> dict[str, list[datetime]]:
-    """The times of the entries that say whose they are: not all do."""
+    """Contract -> times of its entries, in order. Entries without a contract number are left out."""
     times: dict[str, list[datetime]] = {}
     for entry in map(json.loads, lines):
         if contract := contract_of(entry):
@@ -167,10 +167,10 @@ def times_by_contract(lines: Iterable[bytes]) -> dict[str, list[datetime]]:
 
 
 def contract_of(entry: Any) -> str:
-    """The contract number in an entry; empty where it has none."""
+    """The contract number in an entry; "" if it has none."""
     return str(entry.get("principal", {}).get("identity", {}).get("contractNumber", ""))
 
 
 def is_oldest_first(lines: Iterable[bytes]) -> bool:
-    """Per contract; entries of the same time may stand either way."""
+    """Whether each contract's lines are oldest first. Entries of the same time may be in any order."""
     return all(times == sorted(times) for times in times_by_contract(lines).values())

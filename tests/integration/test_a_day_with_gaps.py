@@ -1,5 +1,5 @@
-"""24 hours in the life of a contract, by a clock that is moved: a second is too dense, an entry cannot be read, an old range is
-refused. Everything else comes within two polls, and a poll costs at most two requests more than without.
+"""24 hours of a contract, with a simulated clock: a second is too dense, an entry cannot be read, an old range is refused.
+Everything else arrives within two polls, and a poll makes at most two requests more than without these troubles.
 
 docs/faults.md has the figures as a table, which this test reads.
 """
@@ -31,15 +31,15 @@ NOON = 1_800_000_000 // H * H
 EVERY_SECONDS = 300
 ENTRY_EVERY_SECONDS = 60
 LATE_SECONDS = 240  # how late every tenth entry becomes visible
-SERVED = 200  # entries that an answer can reach
-OLDEST_SECONDS = 90 * DAY  # before that, a query is refused
+SERVED = 200  # entries that the API gives for one window
+OLDEST_SECONDS = 90 * DAY  # an older start is refused
 DENSE, DENSE_COUNT = NOON + 6 * H + 7, 500
 UNREADABLE = NOON + 9 * H + 11
-SINCE_AT, SINCE_SECONDS = NOON + 12 * H, 95 * DAY  # a person asks for more than the API gives
+SINCE_AT, SINCE_SECONDS = NOON + 12 * H, 95 * DAY  # a person requests a range that begins too early for the API
 
 
 class Api:
-    """The API as the collector sees it: answers are JSON, read as those of the real one."""
+    """The API for the collector: its answers are JSON, and are parsed like those of the real API."""
 
     clock_skew_seconds = 0.0
 
@@ -82,7 +82,7 @@ class Api:
         return json.dumps({"@uuid": f"{second}-{number}", "meta": {"time": format_time(second)}}).encode()
 
     def due(self, at: float, since: float) -> set[str]:
-        """The ids of the entries that everybody should have who could ask for them at that time."""
+        """The ids of all entries since `since` that the API could show at that time."""
         oldest = max(since, at - OLDEST_SECONDS if self.has_troubles else 0)
         return {
             f"{second}-{number}"
@@ -92,7 +92,7 @@ class Api:
 
 
 class Day(NamedTuple):
-    """What the polls of a day asked for, by their time; and the ids of the entries that came."""
+    """How many requests each poll of a day made, by its time; the ids of the collected entries; the gaps."""
 
     requests: dict[int, int]
     came: set[str]
@@ -118,7 +118,7 @@ def collector_of(directory: Path, api: Api, came: set[str]) -> Iterator[tuple[St
 
 
 def day_of(directory: Path, *, has_troubles: bool) -> Day:
-    """A day of polls, after each of which all that the API had two polls before is there."""
+    """A day of polls. After each of them, all entries that the API showed two polls earlier must be there."""
     api, came, requests = Api(has_troubles=has_troubles), set[str](), dict[int, int]()
     since = NOON - 300
     with collector_of(directory, api, came) as (state, collector):

@@ -1,4 +1,4 @@
-"""Archives through the real command: filled, verified by us and by other programs, broken, restored, and a state from one."""
+"""Archives with the real command: filled, verified by us and by other programs, damaged, restored, used to rebuild a state."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_backfill_makes_an_archive_that_others_can_read_and_verify(filled: Ben
     # DuckDB counts, groups and finds, and agrees.
     pattern = f"{filled.directory}/audit/data/**/*.ndjson.gz"
     query = f"read_json('{pattern}', hive_partitioning = true, union_by_name = true)"
-    assert duckdb.sql(f"SELECT count(*) FROM {query}").fetchone() == (2 * COUNT,)  # noqa: S608 - our own paths
+    assert duckdb.sql(f"SELECT count(*) FROM {query}").fetchone() == (2 * COUNT,)  # noqa: S608 - only our own paths
     entries = [json.loads(line) for line in filled.oracle()]
     users = Counter((user_of(entry), entry["event"]["type"]) for entry in entries)
     by_user = f"SELECT principal.identity.username, event.type, count(*) FROM {query} GROUP BY ALL"  # noqa: S608 - the same
@@ -108,7 +108,7 @@ def test_a_backfill_makes_an_archive_that_others_can_read_and_verify(filled: Ben
     uuid = next(entry["@uuid"] for entry in entries if "@uuid" in entry)
     one = f"SELECT contract FROM {query} WHERE \"@uuid\" = '{uuid}'"  # noqa: S608 - the same
     assert len(duckdb.sql(one).fetchall()) == 1
-    # `status` knows the head, which finds an archive that was cut at its end.
+    # With a known head, `verify` finds that the end of an archive was cut off.
     (use,) = (use for name, use in json.loads(filled.run("status", "--json").lines[0])["uses"].items() if name == "run")
     assert use["sinks"] == []
     head = found["head"]
@@ -151,7 +151,7 @@ def test_what_a_repair_compares_is_stated_anew_however_old_it_is(bench: Starter,
 
 
 def test_an_auditor_verifies_with_openssl_sha256sum_and_jq_alone(filled: Bench) -> None:
-    """What docs/evidence.md says is run as it stands there."""
+    """Runs the script of docs/evidence.md unchanged."""
     (script,) = blocks_of_evidence("sh")
     assert all(program in script for program in ("openssl", "sha256sum", "jq"))
     work = filled.directory / "auditor"
@@ -172,7 +172,7 @@ def test_an_auditor_verifies_with_openssl_sha256sum_and_jq_alone(filled: Bench) 
 
 
 def chain_of(directory: Path, *keys: Signer | None) -> None:
-    """An archive with a digest for each key, which the one before announces."""
+    """Make an archive with one digest for each key. The digest before a new key announces it."""
     writer = Writer(DirectoryPlace(directory), keys[0])
     for number, (key, following) in enumerate(itertools.pairwise([*keys, keys[-1]]), start=1):
         writer.key = key
@@ -206,7 +206,7 @@ def test_an_auditor_may_have_any_key_of_an_archive_and_no_other(
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == is_proven, done.stderr
     assert is_proven or "NOT PROVEN: " in done.stderr
-    # Our own command says the same.
+    # Our own verifier agrees.
     report = Verifier(DirectoryPlace(tmp_path), is_signed_by, key=given.key).run()
     known = {"evidence.pub", "key.pem", "listed.sums", "abandoned.keys"}
     assert all(finding.where in known for finding in report.findings) == is_proven
@@ -309,7 +309,7 @@ def test_check_looks_for_the_archive_where_the_state_says_that_it_is(filled: Ben
 
 
 def test_what_a_batch_without_a_digest_left_is_kept_and_the_rebuilt_archive_verifies(filled: Bench) -> None:
-    """As a crash leaves it, of a signature that was written and a digest that was not. The state is lost, too."""
+    """A crash left a signature without its digest. The state is lost, too."""
     filled.simulator.add_entries(FIRST, count=7, at=DAY + timedelta(hours=25), span_seconds=600)
     wanted = ("--from", "2026-03-02", "--to", "2026-03-03", "--sink", "proof")
     assert filled.run("backfill", *wanted).code == 0

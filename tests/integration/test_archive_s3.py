@@ -1,4 +1,4 @@
-"""An archive in a bucket: against moto's S3 as a process, with versions and object lock, and what goes wrong on the way there."""
+"""An archive in a bucket: against moto's S3 in a process, with versions and object lock, and with faults in between."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def versions(s3: str, name: str) -> Counter[str]:
 
 
 class Unreliable(S3Place):
-    """Before or after an object is written: the process dies, the answer is lost, the storage is overloaded."""
+    """A storage with faults before or after an object is written: a kill, a lost answer, an overloaded storage."""
 
     chance = random.Random(4711)
     share = 0.15
@@ -135,7 +135,7 @@ def test_every_entry_is_in_one_object_and_one_version_through_kills_and_lost_ans
     assert sorted(json.loads(line)["n"] for line in lines) == list(range(ENTRIES))
     report = Verifier(place, is_signed_by, key=read_public_key(public)).run()
     assert (report.findings, report.entries) == ([], ENTRIES)
-    # What somebody deletes or writes over in a bucket with versions is found, too.
+    # `verify` also finds objects that were deleted or overwritten in a bucket with versions.
     key = next(place.listing("data/")).key
     with pytest.raises(TakenError):
         place.put(key, b"other")

@@ -1,4 +1,4 @@
-"""`audit`, and the audit that `run` does by itself: a gap is found, told by contract and hour, filled, and delivered once."""
+"""`audit`, and the self-audit of `run`: missing entries are found, reported by contract and hour, and delivered once."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tests.support import COMMAND, clean_environment, wait_until
 DAYS = 3
 HOURS = 4 * 24
 SPAN = ("--from", "4d", "--to", "0m")
-# Everything is collected by the first poll; the audit that `run` does is the subject of its own tests.
+# The first poll collects everything. The self-audit of `run` is off: it has its own tests.
 LOOKBACK = {"initial_lookback": '"4d"', "audit_interval": '"0s"'}
 
 
 def in_that_hour(at: datetime) -> datetime:
-    """A time in the middle of the hour, so that a few more entries lie in it as well."""
+    """The middle of the hour, so that further entries are in the same hour."""
     return at.replace(minute=30, second=0, microsecond=0)
 
 
-LATE = 26 * HOUR_SECONDS  # outside of every overlap
+LATE = 26 * HOUR_SECONDS  # longer than any overlap
 
 
 def add_late(place: Bench | Daemon) -> tuple[str, str]:
-    """Entries become visible a day after they happened: one in one contract, three in the other. Their hours."""
+    """Add entries that become visible a day late: one in one contract, three in the other.  Returns: their hours."""
     first, second = in_that_hour(ago(LATE)), in_that_hour(ago(LATE + 5 * HOUR_SECONDS))
     place.simulator.add_entries(FIRST, count=1, at=first)
     place.simulator.add_entries(SECOND, count=3, at=second, span_seconds=60)
@@ -57,7 +57,7 @@ def rows(table: str) -> list[list[str]]:
 
 
 def assert_told(table: str, hours: tuple[str, str]) -> None:
-    """That the table has the entries of `add_late`, and nothing else."""
+    """Check that the table has the entries of `add_late`, and nothing else."""
     found = rows(table)
     assert [(row[0], row[1], row[4]) for row in found] == [(str(FIRST), hours[0], "1"), (str(SECOND), hours[1], "3")]
     assert all(int(row[2]) == int(row[3]) + int(row[4]) for row in found)
@@ -170,19 +170,19 @@ def test_what_lies_before_collecting_began_is_named_and_no_difference(bench: Sta
 
     began = json.loads(place.run("status", "--json").lines[0])["uses"]["fetch"]["contracts"][0]["origin"]
     assert datetime.fromisoformat(before["to"]).timestamp() == began
-    # What `--since` widens is compared from then on.
+    # A span that `--since` added is compared from then on.
     assert place.fetch("--since", "12h").code == 0
     answer = json.loads(audit(place, "--from", "24h", "--to", "1m", "--json", code=0).lines[0])
     assert datetime.fromisoformat(answer["compared"]["from"]) < ago(11.9 * HOUR_SECONDS)
     assert answer["before_collecting"][0]["to"][:13] == answer["compared"]["from"][:13]
-    # And an API that does not say how much it is costs nobody the audit.
+    # If the API cannot count the earlier entries, the audit still succeeds.
     place.simulator.set_faults(["contract=31960001:503:x1"])
     run = audit(place, "--from", "24h", "--to", "1m", code=0, env={"IONOS_POLLER_API__MAX_RETRIES": "0"})
     assert [line for line in run.told if "an unknown number of entries" in line]
 
 
 def test_one_repair_completes_although_more_becomes_visible_while_it_is_done(fetched: Bench) -> None:
-    """The second comparison finds more than the first: that is repaired, too, before the command ends."""
+    """The second comparison finds more than the first. The command repairs this, too, before it ends."""
     hours = add_late(fetched)
     fetched.simulator.set_faults([f"contract={FIRST}:latency:300ms"])
     process = fetched.start("audit", *SPAN, "--repair", env={"IONOS_POLLER_LOG_LEVEL": "info"})
@@ -266,7 +266,7 @@ def test_entries_that_the_api_does_not_show_any_more_differ_but_nothing_is_repai
 
 
 def test_what_is_older_than_the_ledger_remembers_is_told_and_not_repaired_twice(fetched: Bench) -> None:
-    """Their numbers are kept, so they are compared; read again they would be delivered again."""
+    """The ledger keeps their counts, so they are compared. A repair would deliver them twice."""
     with sqlite3.connect(fetched.database) as connection:
         connection.execute("UPDATE ledger SET forgotten = length(identities) / 16, identities = x''")
     connection.close()
@@ -276,7 +276,7 @@ def test_what_is_older_than_the_ledger_remembers_is_told_and_not_repaired_twice(
     assert_told(b"\n".join(run.lines).decode(), hours)
     assert [line for line in run.told if "ledger_retention" in line and "backfill" in line]
     assert "after repair: 4 missing" in run.told
-    # The pruned overlap of the newest minutes is none of this.
+    # No span is queued to be read again.
     with closing(Reader(fetched.database)) as reader, reader.reading() as connection:
         assert read_ranges(connection) == []
 
@@ -288,7 +288,7 @@ def test_what_may_still_be_on_its_way_is_not_compared(fetched: Bench) -> None:
 
 @pytest.mark.parametrize("minutes", [20, 40, 59])
 def test_the_hour_that_is_not_over_is_compared_entry_by_entry(fetched: Bench, minutes: int) -> None:
-    """Whichever minute of the hour it is now, one of these lies in it."""
+    """Each of these times is in the current hour, or in the one before if the current one has just begun."""
     at = ago(minutes * 60)
     fetched.simulator.add_entries(FIRST, count=2, at=at)
     ((contract, hour, *_, missing),) = rows(
@@ -346,7 +346,7 @@ def test_an_audit_that_cannot_be_done_is_one_clear_line(
 def test_what_the_configuration_leaves_out_is_named_and_neither_compared_nor_repaired(
     fetched: Bench, choice: dict[str, str]
 ) -> None:
-    """Nothing of it is collected any more: all that is newer would be missing."""
+    """Left-out contracts are not collected any more: all their newer entries would be missing."""
     hours = add_late(fetched)
     run = audit(fetched, *SPAN, code=1, env=choice)
     assert [(row[0], row[1]) for row in rows(b"\n".join(run.lines).decode())] == [(str(FIRST), hours[0])]

@@ -1,4 +1,4 @@
-"""`audit --repair` while people work on the same state, and no daemon does."""
+"""`audit --repair` while people work on the same state and no daemon runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`backfill` on a good day and on a bad order: a past range once, whole, oldest first, in little memory; told what cannot be."""
+"""`backfill`: it exports a past range once, whole, oldest first, in little memory, and reports orders that cannot work."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ YEAR = ("--from", "2025-11-01", "--to", "2026-11-01")
 
 
 def fill_year(bench: Bench, entries: int, *, burst: int) -> None:
-    """So many entries a contract: a burst in one hour, the rest in weeks of which every third is empty."""
+    """Add `entries` entries to each contract: `burst` of them in one hour, the rest over a year with every third week empty."""
     for number, contract in enumerate(bench.simulator.contracts):
         add = bench.simulator.add_entries
         add(contract, count=burst, at=YEAR_START + timedelta(days=100 + 60 * number, hours=3), span_seconds=3600)
@@ -68,7 +68,7 @@ def test_a_year_of_uneven_entries_is_exported_whole_and_in_order_in_little_memor
     assert assert_exported(year.directory / "year.ndjson", year.simulator) == 150_000
     assert books(run) == balanced(150_000, "output")
     assert peak < MEMORY_BYTES, f"{peak / 1024 / 1024:.0f} MiB"
-    # What is left behind is what a repeat is known by, and no entry.
+    # The state keeps only the identities, to recognise repeats; no entries.
     assert sum(path.stat().st_size for path in year.state_dir.iterdir()) < 4_500_000
 
 
@@ -81,7 +81,7 @@ def test_a_range_beyond_the_limits_of_the_api_is_cut_to_fit(bench: Starter, limi
 
 
 def test_more_jobs_wait_for_the_api_together(bench: Starter) -> None:
-    """What `--jobs` is for, in small: requests of 100 ms each, one after the other or up to eight at once."""
+    """What `--jobs` does: requests of 100 ms each run one after the other, or up to eight at the same time."""
     place = bench(events=0, latency_seconds=0.1)
     fill_year(place, 1000, burst=100)
     most = {}
@@ -101,7 +101,7 @@ def test_a_name_that_ends_in_gz_is_compressed_and_gzip_agrees(bench: Starter) ->
     assert assert_exported(path, place.simulator) == 600
     assert path.stat().st_size < sum(map(len, place.oracle())) / 3
     subprocess.run(["gzip", "--test", str(path)], check=True)
-    # Who acted, from where and on what: not for everybody on the machine.
+    # Only this user may read it: entries name persons and addresses.
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -240,7 +240,7 @@ def test_a_sink_that_refuses_the_key_ends_it_and_a_new_key_goes_on_at_once(bench
 
 
 def test_what_run_has_collected_is_not_sent_again_unless_asked(daemon_of: MakeDaemon) -> None:
-    """And while `run` runs: the two share neither state nor lock."""
+    """It works while `run` runs: the two share neither state nor lock."""
     daemon = daemon_of(contracts=2, events=1000, span_seconds=3 * 3600)
     daemon.configure(poll={"initial_lookback": '"1h"'})
     daemon.start()
@@ -291,7 +291,7 @@ OLD, YOUNG = 300, 200
 
 
 def old_and_young(bench: Starter) -> Bench:
-    """Entries of which some are older than Loki's 7 days, in two contracts; none near the limit."""
+    """Entries in two contracts, some older than Loki's limit of 7 days, none near it."""
     place = bench(events=0)
     for contract in (FIRST, SECOND):
         place.simulator.add_entries(contract, count=OLD, at=ago(20 * DAY_SECONDS), span_seconds=12 * DAY_SECONDS)
@@ -301,7 +301,7 @@ def old_and_young(bench: Starter) -> Bench:
 
 
 def loki(place: Bench) -> tuple[int, int, dict[str, int]]:
-    """What Loki stored and refused, and the outcomes of the requests."""
+    """How many entries Loki stored and refused, and the outcomes of the requests."""
     state = place.simulator.state()["intakes"][LOKI]
     return state["stored"], state["refused"], state["outcomes"]
 
@@ -395,7 +395,7 @@ def test_old_entries_beside_those_that_run_sends_are_not_too_far_behind_for_loki
     daemon.await_delivery(LOKI)
     daemon.stop()
     daemon.assert_once(LOKI)
-    # What Loki refused beside the late entries of `run` went to further streams.
+    # Entries that Loki refused because of newer ones of `run` went to further streams.
     assert daemon.simulator.state()["intakes"][LOKI]["active_streams"] <= 2 * (1 + 2 * 4)
     assert b"dead_lettered" not in daemon.stderr_file.read_bytes()
     daemon.assert_clean()
@@ -461,7 +461,7 @@ def test_a_full_disk_is_one_clear_line_and_the_same_command_goes_on_where_there_
     place = bench(events=15_000)
     order = ("backfill", "--from", "2h", "--to", "0m", "--output", "x")
     env = place.environment({"IONOS_POLLER_OUTBOX__MAX_BYTES": "1MiB"})
-    # In units of 512 or 1024 bytes, as the shell has it: more than the state needs, less than the output.
+    # In units of 512 or 1024 bytes, depending on the shell: enough for the state, not for the output.
     limited = ["sh", "-c", 'ulimit -f 16000 && exec "$@"', "sh", *COMMAND, *order]
     done = subprocess.run(limited, cwd=place.directory, env=env, capture_output=True, timeout=60, check=False)
     run = finished(done.returncode, done.stdout, done.stderr)
@@ -496,7 +496,7 @@ def test_on_a_terminal_progress_is_a_bar_for_each_contract_and_the_log_does_not_
     process = place.start(*order, env={"TERM": "xterm", **SMALL_WINDOWS}, stderr=follower)
     os.close(follower)
     shown = b""
-    with suppress(OSError):  # how a terminal says that nobody is at the other end any more
+    with suppress(OSError):  # the read fails when the process has closed the terminal
         while data := os.read(leader, 65536):
             shown += data
     os.close(leader)
@@ -512,7 +512,7 @@ def test_on_a_terminal_progress_is_a_bar_for_each_contract_and_the_log_does_not_
 
 
 def test_every_refusal_left_the_directory_clean(bench: Starter) -> None:
-    """An order that was refused leaves no partial file that somebody would have to explain."""
+    """A refused order leaves no partial file."""
     place = bench(events=10)
     refused(place, "backfill", "--from", "2h", "--to", "1h", "--output", "x", "--contract", "99", code=2, words=["99"])
     assert {path.name for path in place.directory.iterdir()} <= {"state"}

@@ -1,4 +1,4 @@
-"""`backfill` that is killed, stopped, cut off or started twice: the same command again goes on, and every entry is there once."""
+"""`backfill` is killed, stopped, cut off or started twice. The same command then continues, and every entry is there once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RANGE = ("--from", "2h", "--to", "0m")
 
 
 def interrupt(place: Bench, order: tuple[str, ...], after_requests: int, number: signal.Signals) -> int:
-    """Start it, end it when it has made so many requests for entries, and tell how it ended."""
+    """Start it, and send the signal after so many more requests for entries.  Returns: its exit code."""
     log = place.directory / "stderr"
     before = place.requests()
     with log.open("ab") as stderr:
@@ -43,12 +43,12 @@ def interrupt(place: Bench, order: tuple[str, ...], after_requests: int, number:
     )
     process.send_signal(number)
     code = process.wait(30)
-    finished(code, b"", log.read_bytes())  # without a trace of Python
+    finished(code, b"", log.read_bytes())  # checks that it has no traceback
     return code
 
 
 def kill_often(place: Bench, order: tuple[str, ...], seed: int, kills: int) -> None:
-    """Kill it at random moments, and then let it come to its end."""
+    """Kill it at random moments, then let it finish."""
     dice = random.Random(seed)
     for number in range(kills):
         code = interrupt(place, order, dice.randint(0, 18), signal.SIGKILL)
@@ -74,7 +74,7 @@ def test_killed_at_random_moments_sinks_have_every_entry_and_what_repeats_is_the
     logging_books, loki_books = (place.simulator.books(name) for name in (LOGGING, LOKI))
     assert (logging_books.lost, logging_books.invented) == (0, 0)
     assert logging_books.repeated <= FEWER_KILLS * BATCH_EVENTS
-    # Loki recognises a repeat, since it is exact.
+    # Loki drops exact repeats.
     assert loki_books[1:] == (24_000, 0, 0, 0)
 
 
@@ -109,8 +109,8 @@ def expire(place: Bench) -> None:
 def test_with_the_api_down_in_the_middle_it_ends_and_later_goes_on_where_it_was(
     bench: Starter, trouble: Callable[[Bench], None], codes: set[int]
 ) -> None:
-    # An expired token is 3 where it kept every contract from being finished, and 1 where one was finished before.
-    # One complete export shows how many requests it takes.
+    # With an expired token the code is 3 if no contract was finished before, else 1.
+    # A complete export, to count its requests.
     whole = bench(events=3000)
     backfill(whole, *RANGE, "--output", "x", env=SMALL_WINDOWS)
 
@@ -129,7 +129,7 @@ def test_with_the_api_down_in_the_middle_it_ends_and_later_goes_on_where_it_was(
     before = place.requests()
     run = backfill(place, *order, env=SMALL_WINDOWS)
     assert_exported(place.directory / "x", place.simulator)
-    # What was committed is not asked for again: not even to find that it is known.
+    # Committed spans are not requested again.
     assert place.requests() - before <= whole.requests() * 2 // 3
     assert books(run) == balanced(6000, "output")
 
@@ -155,7 +155,7 @@ def test_an_age_means_the_same_range_after_an_interruption(bench: Starter) -> No
     order = ("--from", "2h", "--to", "0m", "--output", "x")
     backfill(place, *order, code=1, env=AT_ONCE)
     place.simulator.set_faults([])
-    # Later than the first run's end: of another range.
+    # Later than the end of the first run, so in another range.
     place.simulator.add_entries(SECOND, count=1)
     backfill(place, *order)
     had = list((place.directory / "x").read_bytes().splitlines())

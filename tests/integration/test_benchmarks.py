@@ -1,4 +1,4 @@
-"""The benchmark's programs do the work they are timed at, and its table and comparison can be read. No time is asserted."""
+"""The benchmarks do the work that they measure, and their table and comparison are readable. No time is asserted."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_two_results_are_compared_row_by_row(tmp_path: Path) -> None:
 
 
 def test_what_a_program_costs_while_it_idles_leaves_out_its_start(tmp_path: Path) -> None:
-    # Busy, then idle for longer than it is looked at: the program itself sleeps, not the test.
+    # The program is busy, then idle for longer than the measurement. It sleeps itself; the test does not.
     busy = "import time; sum(range(10**7)); print(flush=True); time.sleep(60)"
     cost = cost_of_idling([sys.executable, "-c", busy], 0.5, env=clean_environment(), cwd=tmp_path, settling_seconds=5)
     assert cost.seconds >= 0.5
-    # It sleeps by then, however busy the machine is: its start takes a third of a second of processor.
+    # It sleeps when the measurement begins, even on a busy machine: its start takes a third of a second of processor.
     assert cost.cpu_seconds < 0.2
     assert cost.peak_mb > 1

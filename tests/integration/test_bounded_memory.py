@@ -1,6 +1,6 @@
-"""How much memory a command takes, whatever the API sends: the peak of the real command, for a table of hostile answers.
+"""The peak memory of the real commands, for a table of hostile answers of the API.
 
-`docs/security.md` shows what this test measured.
+`docs/security.md` shows the results.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tests.support import COMMAND, clean_environment
 
 MIB = 1024 * 1024
 MAX_BYTES = 200 * MIB
-PAGE = 8 * MIB - 1024  # what fits into a page by default
+PAGE = 8 * MIB - 1024  # almost the default limit of a page
 SINGLE = 2 * PAGE
 CONTRACTS = b'[{"id":"31960001"}]'
 EMPTY = b'{"hits":{"total":0,"hits":[]}}'
-# From one contract: the peak is reached by then, and each answer costs processor time. The next ones are refused.
+# Answers to one contract, then it is refused: the peak is reached after a few, and each answer costs processor time.
 ENOUGH = 10
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
@@ -43,7 +43,7 @@ def entry(source: bytes) -> bytes:
     return page(b'{"_source":%s}' % source)
 
 
-# What a page is, and what the list of contracts is.
+# Name -> the body of a page, or of the list of contracts.
 PAGES: dict[str, Callable[[], bytes]] = {
     "2.8 million empty objects": lambda: b'{"items":[%s]}' % many(b"{}", PAGE),
     "4 million numbers": lambda: b"[%s]" % many(b"0", PAGE),
@@ -75,7 +75,7 @@ LISTS: dict[str, Callable[[], bytes]] = {
     "2.8 million objects beside the contracts": lambda: b'{"items":[],"x":[%s]}' % many(b"{}", PAGE - 100),
 }
 HEAVY_SECOND = "a second of 8 GB"
-# The heaviest come from eight contracts at the same time.
+# The heaviest answers are sent for eight contracts at the same time.
 OF_EIGHT = [
     HEAVY_SECOND,
     "a string of 16 MiB",
@@ -90,8 +90,8 @@ COMMANDS = {
     "audit": ["audit", "--from", "2h", "--to", "1h"],
 }
 
-# Runs a command and writes down the peak of its memory in bytes, as the kernel counted it: nothing has to look at the right
-# moment. The command is killed after 4 s of processor time: with so many contracts it goes on for long.
+# Runs a command and writes its peak memory in bytes, as the kernel counts it, to a file. The command is killed after 4 s of
+# processor time: with so many contracts it would run for long.
 METER = """
 import resource, subprocess, sys
 resource.setrlimit(resource.RLIMIT_CPU, (4, 4))
@@ -108,7 +108,7 @@ def packed(name: str) -> bytes:
 
 
 def second_of_gigabytes(asked: Asked) -> bytes:
-    """Any span holds 20,000 entries of 400 kB; a page is as large as an answer may be."""
+    """A page of any span, which holds 20,000 entries of 400 kB. The page is as large as the limit allows."""
     query = {key: int(value) for key, (value,) in parse_qs(urlsplit(asked.path).query).items() if value.isdigit()}
     numbers = range(query["offset"], query["offset"] + min(query["limit"], 20))
     hits = (b'{"_source":{"@uuid":"%d","a":"%s"}}' % (number, b"x" * 400_000) for number in numbers)
@@ -116,9 +116,9 @@ def second_of_gigabytes(asked: Asked) -> bytes:
 
 
 def measured(directory: Path, command: Sequence[str], name: str) -> tuple[int, float, str]:
-    """The peak of a command's memory, in bytes, its time, and what it said."""
+    """Runs a command.  Returns: its peak memory in bytes, its time, and its output."""
 
-    is_kind = command[0] == "audit"  # something was collected before
+    is_kind = command[0] == "audit"  # it needs collected entries
     contracts = EIGHT_CONTRACTS if command[0] == "fetch" and name in OF_EIGHT else CONTRACTS
 
     served = itertools.count(1)
@@ -133,7 +133,7 @@ def measured(directory: Path, command: Sequence[str], name: str) -> tuple[int, f
         return http(contracts if is_list else EMPTY, "Connection: close")
 
     if name != HEAVY_SECOND:
-        packed(name)  # before several contracts ask for it at the same time
+        packed(name)  # once, before requests come in parallel
     peak = directory / "peak"
     with RawServer(answer) as server:
         environment = {

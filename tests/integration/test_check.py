@@ -1,4 +1,4 @@
-"""`check`: the mistakes people make, each planted on its own, and what they are told; then all is well, and for machines."""
+"""`check`: common mistakes, each made on its own, and the messages; a faultless configuration; and the output for machines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FLUENT_BIT = ("check", "--fluent-bit", "fluent-bit.conf")
 
 
 def configure(place: Bench, text: str = "", sinks: str = LOGGING) -> Path:
-    """A configuration in which nothing is wrong but what is in `text`."""
+    """Write a configuration without mistakes, except those in `text`."""
     path = place.directory / "ionos-poller.toml"
     head = "" if "[http]" in text else '[http]\nlisten = ""\n'
     path.write_text(head + text + sinks.format(url=place.simulator.url))
@@ -52,7 +52,7 @@ def jwt(expires_in: timedelta) -> str:
 
 
 def patched(place: Bench, module: str, code: str) -> Environment:
-    """A module that Python finds before all others."""
+    """An environment in which `code` replaces a module."""
     directory = place.directory / "patched"
     directory.mkdir()
     (directory / f"{module}.py").write_text(code)
@@ -61,13 +61,13 @@ def patched(place: Bench, module: str, code: str) -> Environment:
 
 @contextmanager
 def https(directory: Path) -> Iterator[str]:
-    """A server whose certificate nobody has signed; its address."""
+    """A server with a self-signed certificate.  Yields: its address."""
     pem = make_certificate(directory).rename(directory / "server.pem")
     with closing(RawServer(lambda asked: http(status="201 Created"), tls=serving(pem))) as server:
         yield server.url
 
 
-# The mistakes. Each plants one and may give an environment for the command; what it starts ends with the bench.
+# The mistakes. Each function makes one, and may return an environment for the command. The bench ends what it starts.
 
 
 def missing_token(place: Bench) -> Environment:
@@ -206,13 +206,13 @@ def missing_extra(place: Bench) -> Environment:
 
 def unreadable_key_file(place: Bench) -> None:
     (place.directory / "logging.key").unlink()
-    (place.directory / "logging.key").mkdir()  # nobody can read that, root neither
+    (place.directory / "logging.key").mkdir()  # nobody can read it as a file, not even root
 
 
 class Told(NamedTuple):
-    """What a mistake is told with: the exit code, the name of its line, words of the cause and of the remedy.
+    """The expected message about a mistake: the exit code, the name of its line, words of the cause and of the remedy.
 
-    Where it is not `check` that tells of it, the name is the program's.
+    If another command reports it, the name is the program's.
     """
 
     code: int
@@ -328,7 +328,7 @@ def test_all_problems_of_a_configuration_are_told_at_once_and_the_rest_is_tried_
         True
     ] * 3
     assert "the rest was not checked" in troubles(run)[-1]
-    # A key file that is missing keeps nobody from trying the others.
+    # If one key file is missing, the other sinks are still tried.
     configure(place, sinks=LOGGING + LOGGING.replace('"logging"', '"two"').replace("logging.key", "none.key"))
     run = place.run("check")
     assert (run.code, len(troubles(run))) == (2, 1)
@@ -412,7 +412,7 @@ def test_it_can_be_stopped(bench: Starter) -> None:
     wait_until(lambda: place.requests("contracts") or place.simulator.traffic.max_per_second, what="it asks")
     process.send_signal(signal.SIGTERM)
     assert finish(process, 10).code == 130
-    # A sink that hangs is asked from another thread.
+    # Sinks are asked from another thread.
     place.simulator.set_faults(["sink=logging:hang:60s"])
     process = place.start("check")
     wait_until(lambda: place.simulator.sink_traffic["logging"].max_per_second, what="it asks the sink")

@@ -1,4 +1,4 @@
-"""The command line itself: help, version, global options, what is unknown, and the commands that need no account."""
+"""The command line itself: help, version, global options, unknown words, and the commands that need no account."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
 
 
 def test_garbage_is_collected_again_once_a_command_is_loaded(tmp_path: Path) -> None:
-    """It is not looked for while the program starts: what would never be looked for again would fill the memory."""
+    """Garbage collection is off while the program starts. If it stayed off, memory would fill up."""
     told = "lambda code: (print(gc.isenabled(), flush=True), end(code))"
     script = f"import gc, os; end = os._exit; os._exit = {told}; from poller.__main__ import main; main()"
     done = subprocess.run(
@@ -110,7 +110,7 @@ def test_global_options_stand_before_or_behind_the_command(bench: Starter) -> No
 
 @pytest.mark.parametrize("command", ["run", "fetch"])
 def test_nothing_is_read_from_the_future_on(bench: Starter, command: str) -> None:
-    """A watermark there would look well, and collect nothing for as long."""
+    """A watermark in the future would look healthy, and nothing would be collected until then."""
     place = bench(events=3)
     failed(place.run(command, "--since", "2126-01-01"), 2, "--since", "lies in the future", "36h")
     assert not list(place.directory.glob("state/*.db"))
@@ -143,7 +143,7 @@ def test_a_contract_that_the_configuration_leaves_out_is_not_asked_for_in_vain(
 def test_a_fraction_of_a_second_widens_a_range_to_the_whole_one(
     bench: Starter, start: str, end: str, count: int
 ) -> None:
-    """The API is asked by the second: rather an entry more than one less."""
+    """The API takes whole seconds. The range is widened, because one entry too many is better than one too few."""
     place = bench(events=0, contracts=1)
     day = (datetime.now(UTC) - timedelta(days=2)).date().isoformat()
     for hour in (10, 11):
@@ -224,7 +224,7 @@ def test_simulate_writes_a_configuration_that_is_ready_to_run_and_overwrites_non
     url = process.stdout.readline().decode().split()[0]
     assert url in config.read_text()
     assert config.stat().st_mode & 0o777 == 0o600
-    # Not at its usual address, which a daemon of another test may have.
+    # Not the default address: a daemon of another test may use it.
     env = {"IONOS_API_URL": "", "IONOS_API_TOKEN": "", "IONOS_POLLER_HTTP__LISTEN": "127.0.0.1:0"}
     checked = place.run("check", env=env)
     assert (checked.code, checked.lines[-1].split()[-2:]) == (0, [b"0", b"fail"])
@@ -319,7 +319,7 @@ def limit_files() -> None:
 
 @BUFFERING
 def test_what_a_file_cannot_take_fails_the_command_that_prints_it(tmp_path: Path, unbuffered: str) -> None:
-    """Python drops the rest of such a write without a word where it is told not to buffer."""
+    """With PYTHONUNBUFFERED, Python silently drops the rest of such a write."""
     before = b'{"of":"an earlier day"}\n'
     path = tmp_path / "out"
     path.write_bytes(before)

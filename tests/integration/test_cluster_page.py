@@ -1,6 +1,6 @@
-"""docs/cluster.md, read from top to bottom: its commands, SQL and configuration, on a real PostgreSQL server.
+"""docs/cluster.md from top to bottom: its commands, SQL and configuration, on a real PostgreSQL server.
 
-`apt-get`, `sudo` and `systemctl` change a machine: of their lines only the words are looked at.
+`apt-get`, `sudo` and `systemctl` change a machine: the test checks the words of their lines, but does not run them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def simulator() -> Iterator[Simulator]:
 
 
 class Reader:
-    """A person with the page, a server and two machines that collect."""
+    """Stands for a reader of the page, with a server and two machines that collect."""
 
     def __init__(self, directory: Path, server: Server, simulator: Simulator) -> None:
         self.directory, self.server, self.simulator = directory, server, simulator
@@ -45,7 +45,7 @@ class Reader:
         return text.replace("/var/lib/ionos-poller", str(self.directory / "files"))
 
     def configure(self, block: Block) -> None:
-        for name in ("db.password", "db.crt"):  # the server is on this machine: neither is asked for
+        for name in ("db.password", "db.crt"):  # not used: the server is on this machine
             (self.directory / name).write_text("secret")
         sink = f'[[sinks]]\nname = "logging"\ntype = "logging-service"\nurl = "{self.simulator.url}/sink/logging"\ntag = "t"\n'
         text = self.filled(block.text, "collector").replace("/etc/ionos-poller/", f"{self.directory}/")
@@ -67,9 +67,9 @@ class Reader:
             self.replicas.append(start_process(command, cwd=self.directory, env=environment, stderr=log))
 
     def held(self) -> list[int]:
-        """How many contracts each replica holds, as `status` says."""
+        """How many contracts each replica holds, from `status`."""
         done = self._run("--config", str(self.config), "status", "--json")
-        assert done.returncode in (0, 4), done.stderr  # 4: nothing was begun yet
+        assert done.returncode in (0, 4), done.stderr  # 4: no state exists yet
         status = json.loads(done.stdout) if done.returncode == 0 else {"replicas": []}
         return sorted(replica["contracts"] for replica in status["replicas"])
 

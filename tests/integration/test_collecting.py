@@ -1,4 +1,4 @@
-"""Collecting where the API limits, hangs, hides or misleads: the real command against the simulator."""
+"""Collecting from an API that limits, hangs, hides entries or sends wrong data: the real command against the simulator."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def test_contracts_that_hang_do_not_hold_up_the_others(daemon_of: MakeDaemon) ->
     oldest = 0.0
     deadline = time.monotonic() + 12
     while time.monotonic() < deadline:
-        time.sleep(0.5)  # the pace of looking
+        time.sleep(0.5)  # how often to look
         rows = {row.contract: row.succeeded_at for row in overview_of(daemon.state_dir / "run.db").contracts}
         if deadline - time.monotonic() < 8:
             oldest = max(oldest, *(time.time() - (rows[contract] or 0) for contract in others))
-    assert oldest <= 2 * 2 + 1.5, oldest  # whole seconds, and the look itself
+    assert oldest <= 2 * 2 + 1.5, oldest  # tolerance for whole seconds and for the look itself
     daemon.stop()
 
 
 @pytest.mark.parametrize("skew", [-YEARS, 200 * 365 * 86_400])
 def test_a_clock_of_the_api_that_is_not_set_changes_nothing_at_first_contact(bench: Starter, skew: float) -> None:
     place = bench(contracts=1, events=900, span_seconds=900 * 86_400)
-    # Of the simulator's clock only what it says: its entries are shown already.
+    # Only the `Date` of answers is shifted: the entries keep their real times.
     place.simulator.settings = msgspec.structs.replace(place.simulator.settings, date_skew_seconds=skew)
     run = place.fetch()
     assert run.code == 0, run.stderr

@@ -1,4 +1,4 @@
-"""TAB in real shells: commands, options, and the sinks and contracts that are there."""
+"""TAB in real shells: commands, options, and the existing sinks and contracts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ path = "archive.ndjson"
 name = "analytics"
 type = "stdout"
 """
-# What is typed before TAB, and what stands there after it.
+# The text before TAB, and the text after it.
 CASES = [
     ("ionos-poller statu", "ionos-poller status"),
     ("ionos-poller dead-letters pu", "ionos-poller dead-letters purge"),
@@ -42,7 +42,7 @@ START = {
 
 @pytest.fixture
 def place(bench: Starter) -> Bench:
-    """A directory with a configuration, another one, and the state of a contract."""
+    """A directory with two configurations, and a state with one contract."""
     made = bench(contracts=1, events=1)
     (made.directory / "ionos-poller.toml").write_text(CONFIG)
     (made.directory / "here.toml").write_text(CONFIG.replace("archive", "here"))
@@ -51,7 +51,7 @@ def place(bench: Starter) -> Bench:
 
 
 def environment() -> dict[str, str]:
-    """One in which `ionos-poller` is the command installed beside this interpreter."""
+    """An environment in which `ionos-poller` is the command that is installed beside this interpreter."""
     return clean_environment({"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
 
 

@@ -1,4 +1,4 @@
-"""A database that takes no writes, as a person meets it with `fetch`: one line with the remedy, its exit code, nothing lost."""
+"""`fetch` with a database that takes no writes: one line with the remedy, its exit code, nothing lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.commands import run_command
 from tests.faults.oracle import compare, given
 from tests.postgres import FAST, Server
 
-SMALL = "96m"  # what a new server needs, and little more
+SMALL = "96m"  # little more than a new server needs
 FETCH = ("fetch", "--since", "2h")
 
 
@@ -61,14 +61,14 @@ def run(server: Server, simulator: Simulator, directory: Path, *args: str) -> su
 
 
 def fill(server: Server, ballast: IO[bytes]) -> None:
-    """Take all the room there is on its disk."""
+    """Fill the server's disk."""
     for size in (1 << 20, 1 << 12):
         while os.statvfs(server.data).f_bavail * 4096 >= size:
             ballast.write(bytes(size))
 
 
 def assert_told(done: subprocess.CompletedProcess[str], words: str, hint: str) -> None:
-    """It ended as what may pass, with one line."""
+    """Check that it ended with the code for a passing problem, and one line."""
     assert done.returncode == EXIT_INCOMPLETE, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "postgresql://" in line]
     assert words in line

@@ -1,4 +1,4 @@
-"""The Debian package: built, installed on a machine with a systemd of its own, started, upgraded, removed and purged."""
+"""The Debian package: built, installed in an environment with its own systemd, started, upgraded, removed and purged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = dist / "pip"
     pip.write_text(f'#!/bin/sh\nexec {sys.executable} -m pip "$@"\n')
     pip.chmod(0o755)
-    # Packed without compression, which takes ten times as long as all the rest.
+    # Without compression: that would take ten times as long as the rest.
     run(TOP / "packaging" / "build-deb", wheel, pip, dist, DPKG_DEB_COMPRESSOR_TYPE="none")
     (built,) = dist.glob("*.deb")
     return built
@@ -104,7 +104,7 @@ def test_it_is_installed_started_upgraded_removed_and_purged(package: Path, mach
     assert machine.command("id", "--user", user).strip().isdigit()
     assert f"ionos-poller {__version__}" in machine.command(COMMAND, "--version")
     assert machine.systemctl("is-active", RUN, code=3).strip() == "inactive", "it waits for a configuration"
-    # This machine has units of its own in place of the distribution's: the one of the package takes their place.
+    # The test machine reads units from another directory: copy the package's unit there.
     unit = machine.root / "usr/lib/systemd/system" / RUN
     assert f"ExecStart={COMMAND} run" in unit.read_text()
     shutil.copy(unit, machine.units)

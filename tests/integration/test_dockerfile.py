@@ -1,4 +1,4 @@
-"""The Dockerfile and compose.yaml, as far as they can be judged without an engine: a linter, rules of ours, and parts run alone.
+"""The Dockerfile and compose.yaml, as far as they can be checked without Docker: a linter, our rules, and parts that run alone.
 
 No image is built here.
 """
@@ -33,7 +33,7 @@ def last(name: str) -> str:
 
 
 def copied_names() -> set[str]:
-    """What it takes from the checkout."""
+    """The files and folders that it copies from the checkout."""
     return {
         source
         for name, rest in instructions()

@@ -1,7 +1,7 @@
-"""Every block of the documentation is tried: commands are typed, files are loaded by what reads them.
+"""Every block of the documentation is tried: commands are run, files are loaded by the program that reads them.
 
-A page is read from top to bottom by someone with a directory of their own, in which $ROOT stands for /. The API and its
-intakes are a simulator's. A command, a language or a placeholder that nothing here knows fails its page.
+Each page is tried from top to bottom in a directory of its own, in which $ROOT stands for /. A simulator is the API and the
+receivers. An unknown command, language or placeholder fails the test of the page.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.reader import Reader, path_of
 from tests.stand_ins import PROGRAMS, write_script
 from tests.support import TOP, clean_environment
 
-# Programs that may do what they do: in the page's directory they do no harm.
+# Programs that really run: in the page's directory they do no harm.
 HARMLESS = ["cat", "env", "head", "install", "ln", "mkdir", "openssl", "sed"]
 PLACES = re.compile(r"(?<![\w./>-])/(etc|opt|path|srv|tmp|usr/local|var/lib|var/log)\b")
 SECRETS = {
@@ -53,13 +53,13 @@ SECRETS = {
     "s3.access": "AKIAIOSFODNN7EXAMPLE",
     "s3.secret": "secret",
 }
-# What a page says its reader has in files.
+# Files that a page expects its reader to have.
 GIVEN = {"systemd/README.md": ("token", "logging.key")}
 UNIT_KEYS = {"EnvironmentFile", "ExecStart", "LoadCredential", "LogsDirectory", "LogsDirectoryMode"}
 
 
 class Place:
-    """Where a page is read: a directory with what the page takes for granted, and a simulator."""
+    """The place in which a page is tried: a directory with all that the page expects, and a simulator."""
 
     def __init__(self, directory: Path, simulator: Simulator) -> None:
         self.directory, self.simulator = directory, simulator
@@ -90,7 +90,7 @@ class Place:
         self.reader = Reader(directory, environment, self.filled_in)
 
     def _programs(self) -> Path:
-        """A directory with all that may be called, and nothing else."""
+        """A directory with all allowed programs, and nothing else."""
         directory = self.directory / "bin"
         directory.mkdir()
         for name in PROGRAMS:
@@ -101,20 +101,20 @@ class Place:
         return directory
 
     def filled_in(self, text: str) -> str:
-        """As a reader types it: their token, the address of their pipeline, and $ROOT before what is the machine's."""
+        """The text as a reader would type it: with token, address of the pipeline, and $ROOT before paths of the machine."""
         text = text.replace("https://<httpAddress of your pipeline>", f"{self.simulator.url}/sink/logging")
         text = text.replace("IONOS_API_TOKEN=...", f"IONOS_API_TOKEN={self.simulator.token}")
         assert not re.search(r"<[a-zA-Z ]+>|\.\.\.", text), f"a placeholder that nobody fills in: {text}"
         return PLACES.sub(rf"{self.root}/\1", text)
 
     def take_toml(self, text: str) -> Config:
-        """A whole file where its first line names one; else what is to be added to the page's configuration."""
+        """Load a block: a whole file if its first line names one, otherwise an addition to the page's configuration."""
         text = self.filled_in(text)
         if match := re.match(r"# (\S+\.toml)\b", text):
             path = self.directory / match[1]
             path.write_text(text)
             credentials = self.root / "etc/ionos-poller"
-            if path.name == "config.toml":  # there, or to be installed there
+            if path.name == "config.toml":  # the page uses it there, or installs it there
                 self.reader.environment["IONOS_POLLER_CONFIG"] = str(credentials / "config.toml")
             return load(path, {**self.reader.environment, "CREDENTIALS_DIRECTORY": str(credentials)})
         self._merge(tomllib.loads(text))
@@ -124,7 +124,7 @@ class Place:
 
     def _merge(self, found: dict[str, Any]) -> None:
         top_level = {field.encode_name for field in msgspec.structs.fields(Config)}
-        if not set(found) <= top_level:  # keys of the sink that was shown last
+        if not set(found) <= top_level:  # keys of the last sink
             self.config["sinks"][-1] |= found
             return
         for sink in found.pop("sinks", []):
@@ -133,7 +133,7 @@ class Place:
         self.config |= found
 
     def begin_anew(self) -> None:
-        """Another way to begin: what the one before left running ends well, and nothing of it is there."""
+        """The page shows another way to begin: stop all processes, and delete the configuration and the state."""
         self.reader.stop_all()
         (self.directory / "ionos-poller.toml").unlink(missing_ok=True)
         shutil.rmtree(self.directory / "state", ignore_errors=True)
@@ -146,7 +146,7 @@ class Place:
 
 
 def toml(tables: dict[str, Any]) -> str:
-    """Values as JSON has them are TOML, but for tables."""
+    """Write tables as TOML. JSON values are TOML, except tables."""
     lines = []
     for name, value in tables.items():
         if name == "sinks":
@@ -200,7 +200,7 @@ def try_toml(place: Place, block: Block) -> None:
 
 
 def try_ini(place: Place, block: Block) -> None:
-    """A section of a systemd unit, or an input of Fluent Bit's, whose command is run."""
+    """A section of a systemd unit, or an input of Fluent Bit, whose command is run."""
     if "[Service]" in block.text:
         keys = set(re.findall(r"^(\w+)=", block.text, re.MULTILINE))
         assert keys
@@ -219,7 +219,7 @@ def try_ini(place: Place, block: Block) -> None:
 
 
 def try_yaml(place: Place, block: Block) -> None:
-    """What Prometheus is to scrape: where the daemon listens. Or what compose.yaml takes besides."""
+    """A scrape job of Prometheus with the daemon's address, or additions to compose.yaml."""
     if block.text.startswith("# compose.override.yaml"):
         given, added = yaml.safe_load((TOP / "compose.yaml").read_text()), yaml.safe_load(block.text)
         assert added.keys() <= given.keys()
@@ -230,7 +230,7 @@ def try_yaml(place: Place, block: Block) -> None:
 
 
 def try_nginx(place: Place, block: Block) -> None:
-    """It asks where the daemon listens, behind a login and TLS; tests/integration/test_page.py runs it."""
+    """It forwards to the daemon's address, with a login and TLS. tests/integration/test_page.py runs it."""
     assert f"proxy_pass http://{Config().http.listen};" in block.text
     assert {"ssl_certificate", "ssl_certificate_key", "auth_basic_user_file"} <= set(
         re.findall(r"^ +(\w+)", block.text, re.MULTILINE)
@@ -238,7 +238,7 @@ def try_nginx(place: Place, block: Block) -> None:
 
 
 def try_json(place: Place, block: Block) -> None:
-    """A policy of AWS's, with a permission for every call that the program makes, and no other."""
+    """An AWS policy with a permission for every call of the program, and no other."""
     (statement,) = json.loads(block.text)["Statement"]
     calls = set(re.findall(r'_call\("([a-z_]+)"', (TOP / "poller/sinks/firehose.py").read_text()))
     assert {action.removeprefix("firehose:").lower() for action in statement["Action"]} == {
@@ -247,7 +247,7 @@ def try_json(place: Place, block: Block) -> None:
 
 
 def try_drawing(place: Place, block: Block) -> None:
-    """What it names is there."""
+    """Every package that it names exists."""
     names = re.findall(r"│ +([a-z_.]+)(?:/\*)?(?:: | +[│├◄])", block.text)
     assert names
     for name in (name.replace(".", "/") for name in names):
@@ -255,7 +255,7 @@ def try_drawing(place: Place, block: Block) -> None:
 
 
 def try_elsewhere(place: Place, block: Block) -> None:
-    """What needs an archive or a database is run by test_archive.py and test_cluster_page.py, as it stands."""
+    """Blocks that need an archive or a database are run by test_archive.py and test_cluster_page.py."""
     assert block.text in archive_blocks(block.language) or block in blocks(TOP / "docs/cluster.md")
 
 

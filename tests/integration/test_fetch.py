@@ -1,4 +1,4 @@
-"""`fetch` as a user runs it: what it prints, once each, in order and to the digit, and what its options do."""
+"""`fetch` as a user runs it: it prints each entry once, in order, byte for byte; and its options."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_ten_percent_of_every_fault_cost_at_most_three_runs_and_repeat_nothing(b
 
 def test_each_kind_of_fault_is_survived_in_one_run(bench: Starter) -> None:
     kinds = [*API_FAILURES, "429:retry-after=1"]
-    # Each waits for its turn: the next request after the last fault's.
+    # The faults strike one after the other, at different requests.
     place = bench(events=600, faults=[f"path=entries:{kind}:x1:after={3 * n}" for n, kind in enumerate(kinds)])
     run = place.fetch(
         "--since",
@@ -155,7 +155,7 @@ def test_entries_that_are_shown_late_come_once_with_and_without_ids(
         places.append(bench(ids=ids, span_seconds=200, faults=("late:30%:1h",)))
         early.append(places[-1].fetch("--since", "10m"))
         assert 0 < len(early[-1].lines) < 600
-    # The simulator's logs are an hour on, and show all of it; nobody else's clock is.
+    # Only the simulator's clock moves on by an hour: it then shows all entries.
     monkeypatch.setattr("poller.simulator.log.time", SimpleNamespace(time=lambda: time.time() + 3600))
     for place, run in zip(places, early, strict=True):
         late = place.fetch()
@@ -163,7 +163,7 @@ def test_entries_that_are_shown_late_come_once_with_and_without_ids(
         assert len(late.lines) >= 50
         same(run.lines + late.lines, place.oracle())
         assert place.fetch().lines == []
-        # The last log line counts what was found late.
+        # The last log line counts the late entries.
         assert late.log[-1]["late"] > 0
 
 
@@ -349,7 +349,7 @@ def test_a_line_of_any_shape_can_be_shortened(bench: Starter) -> None:
     escapes = "\\u00e9" * 3000
     values = (f'"n":{"7" * 6000}', f'"deep":{nested}', f'"text":"{escapes}"')
     lines = [f'{{"@uuid":"id-{n}","meta":{{"time":"{at}"}},{text}}}' for n, text in enumerate(values)]
-    # Said again, as the simulator cannot read all of them either.
+    # The time is given again, because the simulator cannot parse all of these lines.
     place.simulator.add_entries(FIRST, [line.encode() for line in lines], at=ago(minutes=2))
     run = place.fetch("--since", "1h", "--max-line-bytes", "1000")
     assert run.code == 0, run.stderr

@@ -1,4 +1,4 @@
-"""`fetch` where something is wrong: one clear line with a way out, the right exit code, and a state that is intact."""
+"""`fetch` when something is wrong: one clear line with a remedy, the right exit code, and an intact state."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_an_api_that_cannot_be_reached_is_told_in_one_line(bench: Starter) -> No
         assert "IONOS_API_URL" in run.told[0]
         assert "pass" not in run.told[0]
     same(place.fetch("--since", "1h").lines, place.oracle())
-    # Known contracts are still tried when only their list fails; it stays a line each.
+    # If only the list fails, known contracts are still tried. Each has one line.
     run = place.fetch(env=quick | {"IONOS_API_URL": dead})
     assert run.code == 1
     assert all("connection refused" in line for line in run.told)
@@ -181,7 +181,7 @@ def test_a_full_disk_behind_stdout_is_told_and_nothing_is_lost(bench: Starter) -
 def test_closed_streams_are_no_reason_to_crash(bench: Starter) -> None:
     place = bench()
     failed(place.fetch("--since", "1h", stdout=None, preexec_fn=lambda: os.close(1)), 1, "output")
-    # With stderr closed a person is told nothing, but the job is done.
+    # With stderr closed there is no message, but the work is done.
     run = place.fetch("--since", "1h", stderr=None, preexec_fn=lambda: os.close(2))
     assert run.code == 0
     same(run.lines, place.oracle())
@@ -204,7 +204,7 @@ def test_a_state_directory_that_cannot_be_is_told_with_its_path(bench: Starter) 
 
 
 class Squeeze:
-    """A state directory with little room: a small file system where we may mount one, else a limit on file size."""
+    """A state directory with little room: a small file system if we may mount one, otherwise a limit on file size."""
 
     def __init__(self, directory: Path, *, is_mount_wanted: bool) -> None:
         directory.mkdir(exist_ok=True)
@@ -262,7 +262,7 @@ def test_a_full_disk_is_told_and_everything_comes_once_there_is_room(
     rest = place.fetch("--since", "1h")
     assert rest.code == 0
     printed = first.lines + again.lines + rest.lines
-    # A batch that was printed when there was no room left to note it comes again, one at each failure.
+    # If a batch is printed but there is no room to settle it, it is repeated: one batch for each failure.
     assert len(printed) - len(set(printed)) <= 2 * 1000
     same(list(dict.fromkeys(printed)), place.oracle())
     assert not list(place.state_dir.glob("*unusable*"))
@@ -286,7 +286,7 @@ def test_a_disk_that_is_full_from_the_start_is_told(bench: Starter, squeeze: Cal
         **({} if small.is_mounted else {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))}),
     )
     failed(run, 1, "no space left" if small.is_mounted else "disk I/O error")
-    if small.is_mounted:  # a unit that backfills is started again until there is room
+    if small.is_mounted:  # exit code 1: systemd restarts a backfill until there is room
         backfill = place.run("backfill", "--from", "1h", "--to", "1m", "--output", "out.ndjson")
         failed(backfill, 1, "no space left on the disk", "free some")
     (place.state_dir / "ballast").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""`fetch` that does not come to its end: closed pipes, signals, `kill -9`, and a second one at the same time."""
+"""`fetch` that is interrupted: closed pipes, signals, `kill -9`, and a second one at the same time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support import COMMAND, open_files, seed_of_chance, wait_until
 
 
 def union(lines: list[bytes], oracle: list[bytes], *, repeats: int) -> int:
-    """That the lines are the oracle's, with no more repeated than that; how many were."""
+    """Check that the lines are the oracle's, with at most `repeats` repeated.  Returns: how many were repeated."""
     counts = Counter(lines)
     same(set(lines), set(oracle))
     repeated = sum(counts.values()) - len(counts)
@@ -73,7 +73,7 @@ def test_a_reader_that_is_gone_before_the_first_line_takes_nothing(bench: Starte
     same(place.fetch().lines, place.oracle())
 
 
-# Writes that end in the middle. Python's streams write the rest, unless they are told not to buffer.
+# Partial writes. Python's streams write the rest, unless PYTHONUNBUFFERED is set.
 
 LARGEST_FILE_BYTES = 64 * 1024 * 1024
 BUFFERING = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
@@ -94,7 +94,7 @@ def test_stopped_and_continued_while_nobody_reads_it_writes_on(bench: Starter, u
 
 
 def state_of(process: subprocess.Popen[bytes]) -> str:
-    """`T` where it is stopped, as ps has it."""
+    """The state of the process as in ps; `T` is stopped."""
     return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_has_it_repeated(bench: Star
     cut = place.directory / "cut"
     with cut.open("wb") as file:
         file.seek(LARGEST_FILE_BYTES - 100_001)
-        file.write(b"\n")  # what is there before ends with a line
+        file.write(b"\n")  # the existing content ends with a whole line
         file.flush()
         done = subprocess.run(
             [
@@ -194,7 +194,7 @@ def test_a_signal_at_any_moment_loses_nothing(bench: Starter) -> None:
             process.send_signal(signal.SIGTERM)
             runs += 1
         run = finish(process, timeout=20)
-        # Before it listens for signals, SIGTERM ends it as it ends any program.
+        # Before its signal handlers are set, SIGTERM ends it directly.
         assert run.code in (0, 130, -signal.SIGTERM), run
         assert run.told == []
         lines += run.lines
@@ -207,7 +207,7 @@ def test_a_signal_at_any_moment_loses_nothing(bench: Starter) -> None:
 
 
 def wait_for_the_last_second(place: Bench, lines: list[bytes]) -> None:
-    """Fetch until what happened in the very last second, which is read when it has passed, has come as well."""
+    """Fetch until the entries of the last second are there: a second is read only when it is over."""
 
     def is_complete() -> bool:
         lines.extend(place.fetch().lines)
@@ -228,15 +228,15 @@ def test_fifty_kills_lose_nothing_and_repeat_at_most_a_batch_each(bench: Starter
     while kills < 50:
         process = place.start("fetch", "--since", "1h", env=env, stderr=subprocess.DEVNULL)
         try:
-            # From before the first statement of ours on; mostly into the thick of it.
+            # The kill may come before our first statement; mostly it comes in the middle of the work.
             stdout, _ = process.communicate(timeout=dice.uniform(0.05, 0.45))
         except subprocess.TimeoutExpired:
             process.kill()
             stdout, _ = process.communicate()
             kills += 1
-        # A line cut in the middle was not delivered.
+        # A partial line does not count as delivered.
         lines += stdout.split(b"\n")[:-1]
-        # So few that ten additions within a second do not exceed a window, which would leave a gap.
+        # Few enough that ten additions in the same second fit in a window. Otherwise there would be a gap.
         place.simulator.add_entries(dice.choice((FIRST, SECOND)), count=90)
     rest = place.fetch("--since", "1h", env=env)
     assert rest.code == 0, rest.told
@@ -253,7 +253,7 @@ def test_fifty_kills_lose_nothing_and_repeat_at_most_a_batch_each(bench: Starter
 def test_a_second_one_is_refused_and_named_or_waits_its_turn(bench: Starter) -> None:
     place = bench(faults=("path=contracts:hang:60s",))
     first = place.start("fetch", "--since", "1h")
-    # It holds the state, and has noted there what it was told, once it asks the API.
+    # When it asks the API, it holds the lock, and its `--since` is stored.
     wait_until(lambda: place.simulator.faults.struck["api", "hang"] > 0, what="the first asks for contracts")
     failed(place.fetch(), 4, "another process holds this state", str(first.pid), "--wait")
     elsewhere = place.start("fetch", "--state-dir", "elsewhere", "--since", "1h")
@@ -267,13 +267,13 @@ def test_a_second_one_is_refused_and_named_or_waits_its_turn(bench: Starter) -> 
     assert finish(first).lines == []
     run = finish(second)
     assert run.code == 0
-    same(run.lines, place.oracle())  # what the first was told holds until it is done
+    same(run.lines, place.oracle())  # `--since` of the first one is kept until it is done
     elsewhere.kill()
     finish(elsewhere)
 
 
 def lock_is_open_in(pid: int) -> bool:
-    """Whether this process has come as far as its lock, and listens for signals."""
+    """Whether this process has opened its lock file, and handles signals."""
     with open(f"/proc/{pid}/status") as status:  # noqa: PTH123 - /proc is no place for pathlib's extra calls
         caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt"))
     return bool(caught & (1 << (signal.SIGTERM - 1))) and any(name.endswith("fetch.lock") for name in open_files(pid))
