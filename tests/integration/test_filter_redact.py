@@ -1,4 +1,4 @@
-"""`[filter]` and `[redact]` through the real command: the right entries arrive, the books add up, and no name gets out."""
+"""`[filter]` and `[redact]` with the real command: the right entries arrive, the books add up, and no name gets out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reason_of(line: bytes) -> str:
 
 
 def expected(lines: list[bytes]) -> tuple[list[bytes], dict[str, int]]:
-    """What is to arrive, and how many each rule removes."""
+    """The lines that must arrive, and rule -> how many it removes."""
     reasons = [reason_of(line) for line in lines]
     counts = {reason: reasons.count(reason) for reason in (STATUS_UPDATES, GETS)}
     assert all(counts.values())
@@ -61,7 +61,7 @@ def test_the_right_entries_arrive_the_counts_add_up_and_audit_finds_no_differenc
     for reason, count in counts.items():
         assert daemon.metric("events_filtered_total", reason=reason) == count
     daemon.kill()
-    # What is filtered is known: after a restart it is seen before, not filtered again.
+    # The ledger has filtered entries, too: after a restart they count as seen before, not as filtered again.
     daemon.start()
     wait_until(lambda: daemon.metric("events_duplicate_total", contract=str(FIRST)) > 0)
     state = daemon.state()
@@ -201,7 +201,7 @@ def test_explain_filter_counts_a_contract_of_two_accounts_once(bench: Starter) -
 
 
 def canary_entries(count: int, minutes_ago: float = 20) -> list[dict[str, Any]]:
-    """Entries of one user, which differ in all else; every third is one that the logging sink will never take."""
+    """Different entries of one user. The logging sink refuses every third for good."""
     at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
     return [
         {
@@ -221,7 +221,7 @@ def everything_on_disk(daemon: Daemon) -> dict[str, bytes]:
 def assert_no_canary(name: str, content: bytes | str) -> None:
     content = content.encode() if isinstance(content, str) else content
     for canary in CANARIES:
-        # A quoted line in a quoted line is still one.
+        # without backslashes: a quoted line may itself be quoted
         assert canary.encode() not in content.replace(b"\\", b""), (name, canary)
 
 
@@ -243,13 +243,13 @@ def test_no_name_and_no_address_gets_anywhere(daemon_of: MakeDaemon) -> None:
     for name in (LOGGING, LOKI, MOESIF, "archive"):
         wait_until(lambda name=name: daemon.metric("outbox_events", sink=name) == 0, 30)
     scraped = daemon.get("/metrics")[1] + daemon.get("/readyz")[1] + daemon.get("/healthz")[1]
-    # While it runs, with its write-ahead log, and after.
+    # All files while it runs (with the write-ahead log), and below after it ended.
     before = everything_on_disk(daemon)
     letters = daemon.command("dead-letters", "list", "--json")
     told = daemon.command("status") + daemon.command("status", "--json") + daemon.command("dead-letters", "show", "1")
     daemon.stop()
     daemon.assert_clean()
-    config = str(daemon.config_file)  # names the user itself: the rule that filters her
+    config = str(daemon.config_file)  # contains the user's name in a rule
     for path, content in (before | everything_on_disk(daemon)).items():
         if path != config:
             assert_no_canary(path, content)
@@ -259,7 +259,7 @@ def test_no_name_and_no_address_gets_anywhere(daemon_of: MakeDaemon) -> None:
     for name, intake in daemon.simulator.intakes.items():
         for item in intake.kept:
             assert_no_canary(name, item.line)
-    # It was there to be found: what takes its place is.
+    # The names were there: their replacements are found.
     hashes = set(re.findall(r'"username":"([^"]+)"', letters))
     assert len(hashes) == 1
     assert hashes.pop().startswith("hmac:")
@@ -321,7 +321,7 @@ def test_a_redaction_of_one_sink_concerns_it_and_its_dead_letters_alone(daemon_o
         assert_no_canary("line", line)
     letters = daemon.command("dead-letters", "list", "--json")
     assert_no_canary("dead letters", letters)
-    # Replayed, they pass through the redaction once more, which changes nothing.
+    # A replay redacts them again, which changes nothing.
     hashes = set(re.findall(r'"username":"(hmac:[0-9a-f]{32})"', letters))
     daemon.simulator.change_settings(poison="")
     daemon.command("dead-letters", "replay")

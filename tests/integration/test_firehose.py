@@ -1,4 +1,4 @@
-"""AWS Data Firehose: against moto's server as a process of its own, and a stand-in that takes calls in part."""
+"""AWS Data Firehose: against moto's server in a process of its own, and a stand-in that accepts calls in part."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with the bucket and the stream that writes to it; its URL."""
+    """A server with a bucket and a stream that writes to it.  Yields: its URL."""
     with serving(tmp_path_factory.mktemp("moto")) as url:
         location = {"LocationConstraint": REGION}
         client("s3", url).create_bucket(Bucket=BUCKET, CreateBucketConfiguration=location)
@@ -71,7 +71,7 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def objects(url: str) -> list[bytes]:
-    """What the stream has written, in order."""
+    """The objects that the stream wrote, in order."""
     s3 = client("s3", url)
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
     found = [item for page in pages for item in page.get("Contents", [])]
@@ -117,11 +117,11 @@ def test_the_probe_tells_what_the_stream_is(moto: str, aws: None) -> None:
     assert "ResourceNotFoundException" in outcome.reason
 
 
-# A stand-in that fails in all the ways there are
+# A stand-in that can fail in every way
 
 
 class Firehose(ThreadingHTTPServer):
-    """PutRecordBatch with a mind of its own. `judge` gives the error code of a record, or an empty text where it is taken."""
+    """A stand-in for PutRecordBatch. `judge` returns the error code of a record, or "" if the record is accepted."""
 
     daemon_threads = True
 
@@ -155,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
             server.calls.append(records)
             if within_limits([records]):
                 answer = self._put(records)
-            else:  # the whole call, as the real one: it is no matter of single records
+            else:  # refuses the whole call, as the real one does
                 status, answer = 400, json.dumps({"__type": "InvalidArgumentException", "message": "limit"}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/x-amz-json-1.1")
@@ -212,7 +212,7 @@ def test_with_a_fifth_of_the_records_failing_each_arrives_once_and_none_is_resen
     sent = Counter(record for call in firehose.calls for record in call)
     assert sent.total() > 3500, "the fifth was sent again"
     assert within_limits(firehose.calls)
-    # In order: a batch is done before the next begins, and what is sent again of it keeps its order.
+    # In order: a batch is done before the next begins, and records that are sent again keep their order.
     assert is_oldest_first(dict.fromkeys(record for call in firehose.calls for record in call))
 
 
@@ -432,7 +432,7 @@ def test_credentials_that_were_replaced_are_found_without_a_restart(
 def test_credentials_that_were_renewed_meanwhile_are_masked_too(
     firehose: Firehose, aws: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Those of a role: the client looks for new ones by itself before they expire."""
+    """Credentials of a role: the client renews them by itself before they expire."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     given, config = tmp_path / "given.json", tmp_path / "config"

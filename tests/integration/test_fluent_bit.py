@@ -1,7 +1,7 @@
-"""The files in fluent-bit/: what they say of each other, that their commands work, and, where Fluent Bit is, that all of it does.
+"""The files in fluent-bit/: they agree with each other, their commands work, and with Fluent Bit installed, everything works.
 
-Without a `fluent-bit` (on the path, or where its packages put it) the last part is skipped: then the keys are held
-against tables written from its manual, but no Fluent Bit has read them.
+Without a `fluent-bit` (on the path, or in the directory of its packages) the last part is skipped. Then the keys are compared
+with tables from its manual, but no Fluent Bit reads them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.support import TOP, clean_environment, free_port, wait_until
 
 FILES = TOP / "fluent-bit"
 NAMES = ("logging-service", "moesif", "push")
-LONGEST_LINE_BYTES = 1_000_000  # of what fetch prints for Moesif
+LONGEST_LINE_BYTES = 1_000_000  # in the output of `fetch` for Moesif
 MINIMAL_BUFFER_BYTES = 2_000_000
 
 # Source: docs.fluentbit.io, manual, pages of the service, the exec and http inputs, the http output, and the parsers.
@@ -63,7 +63,7 @@ PIPELINES = {f"{name}.conf": read_classic(FILES / f"{name}.conf") for name in NA
 EACH = pytest.mark.parametrize("file", PIPELINES)
 
 
-# What the files say
+# The content of the files
 
 
 def test_every_file_is_known_here_and_in_the_readme() -> None:
@@ -95,7 +95,7 @@ def test_what_is_named_is_there_and_what_comes_in_goes_out(file: str) -> None:
         assert source["parser"] in {keys["name"] for keys in pipeline.parsers}
         assert target["match"] == source["tag"]
     else:
-        assert "tag" not in source  # it is the path of the request
+        assert "tag" not in source  # the path of the request is the tag
     if target["uri"] != "/v1/actions/batch":
         assert target["uri"] == f"/{target['match']}" == "/activityLog"
     told = (FILES / file).read_text(encoding="utf-8")
@@ -107,19 +107,19 @@ def test_what_is_named_is_there_and_what_comes_in_goes_out(file: str) -> None:
 
 @EACH
 def test_nothing_is_dropped_that_a_setting_can_keep(file: str) -> None:
-    """The traps of docs/facts.md, "Fluent Bit", and what their remedies need in turn."""
+    """The traps of docs/facts.md, "Fluent Bit", and the settings that their remedies need."""
     pipeline = PIPELINES[file]
     (source,), (target,) = pipeline.inputs, pipeline.outputs
     assert pipeline.service["storage.path"]
-    assert pipeline.service["storage.checksum"] == "off"  # else what was open at a kill is never sent
-    assert pipeline.service["json.escape_unicode"] == "off"  # else a line may grow threefold, and be refused
+    assert pipeline.service["storage.checksum"] == "off"  # otherwise a chunk that was open at a kill is never sent
+    assert pipeline.service["json.escape_unicode"] == "off"  # otherwise a line may grow threefold, and be refused
     assert source["storage.type"] == "filesystem"
     assert "mem_buf_limit" not in source
     assert target["retry_limit"] == "no_limits"
     assert target["format"] == "json"
     assert target["json_date_key"].lower() in ("false", "off")
     assert (target["tls"].lower(), target["tls.verify"].lower()) == ("on", "on")
-    assert "storage.total_limit_size" not in target  # it drops the oldest
+    assert "storage.total_limit_size" not in target  # it would drop the oldest chunks
     if source["name"] == "exec":
         assert source["threaded"].lower() == "on"
         assert size_bytes(source["buf_size"]) >= MINIMAL_BUFFER_BYTES
@@ -175,7 +175,7 @@ def test_the_command_prints_lines_that_the_parser_takes(name: str, bench: Starte
 
 
 def _first_lines(place: Bench, command: str, directory: Path) -> list[bytes]:
-    """What the first run of a Command prints, with its state elsewhere."""
+    """The lines that the first run of a `Command` prints, with its state in `directory`."""
     program, *args = shlex.split(command.replace("/var/lib/ionos-poller", str(directory / "state")))
     assert program == "ionos-poller"
     run = place.run(*args, env={"IONOS_POLLER_POLL__INITIAL_LOOKBACK": "2h"})
@@ -183,11 +183,11 @@ def _first_lines(place: Bench, command: str, directory: Path) -> list[bytes]:
     return run.lines
 
 
-# The real one
+# With the real Fluent Bit
 
 
 def _fluent_bit() -> tuple[str, tuple[int, ...]] | None:
-    """Where it is, and its version."""
+    """The path of Fluent Bit, and its version; None if it is not installed."""
     program = shutil.which("fluent-bit") or shutil.which("fluent-bit", path="/opt/fluent-bit/bin")
     if program is None:
         return None
@@ -196,15 +196,15 @@ def _fluent_bit() -> tuple[str, tuple[int, ...]] | None:
 
 
 FLUENT_BIT = _fluent_bit()
-# The program can be had from its vendor's package registry alone, which a clean checkout need not reach: without it, its files
-# are read by parsers and by `check`, and what was not checked is said.
+# Only its vendor's package registry has the program, and a test machine may not reach it. Without it, parsers and `check` read
+# the files, and the skipped tests say what was not checked.
 REAL = pytest.mark.skipif(
     FLUENT_BIT is None, reason="no fluent-bit on this machine: no Fluent Bit has read the files in fluent-bit/"
 )
 
 
 def _said(tmp_path: Path, case: tuple[Any, ...], *options: str) -> tuple[int, str]:
-    """How Fluent Bit ends with a changed file, and what it says. No variable of the file names a host of the outside."""
+    """The exit code and messages of Fluent Bit with a changed file. No variable names a host outside of this machine."""
     assert FLUENT_BIT is not None
     file, right, wrong, *_ = case
     text = (FILES / file).read_text(encoding="utf-8")
@@ -248,7 +248,7 @@ def test_what_check_calls_good_is_taken(tmp_path: Path, case: tuple[Any, ...]) -
 
 
 class Rehearsal:
-    """A configuration of fluent-bit/ with the outside world replaced by a simulator, and each wait by a second."""
+    """A configuration of fluent-bit/ in which a simulator replaces the outside world, and each wait is a second."""
 
     def __init__(self, directory: Path, simulator: Simulator, file: str) -> None:
         assert FLUENT_BIT is not None
@@ -334,7 +334,7 @@ Rehearse = Callable[..., Rehearsal]
 
 @pytest.fixture
 def rehearse(tmp_path: Path) -> Iterator[Rehearse]:
-    """Give rehearsals of a file: one contract with 500 entries of 6 kB, which the default of 4 KiB would lose."""
+    """Makes rehearsals of a file: one contract with 500 entries of 6 kB, which the default buffer of 4 KiB would lose."""
     started: list[Simulator] = []
 
     def make(file: str) -> Rehearsal:

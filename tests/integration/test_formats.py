@@ -1,4 +1,4 @@
-"""`--format` and `format`: the same entries as without, each inside an event of a standard."""
+"""`--format` and `format`: the same entries as without them, each in an event of a standard format."""
 
 from __future__ import annotations
 

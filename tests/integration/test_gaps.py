@@ -1,4 +1,4 @@
-"""What cannot be read becomes a gap, and all else is delivered: the real command against an API with such answers."""
+"""A span that cannot be read becomes a gap, and all else is delivered: the real command against an API with such answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OLD = b'{"httpStatus":400,"messages":[{"errorCode":"AF20055","message":"dateStar
 
 
 class Api(ThreadingHTTPServer):
-    """One contract with an entry a day; `broken` is in the place of one of them; nothing older than 90 days is served."""
+    """One contract with an entry a day; `broken` replaces one of them. Nothing older than 90 days is served."""
 
     daemon_threads = True
 
@@ -44,7 +44,7 @@ class Api(ThreadingHTTPServer):
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is the library's
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the library chose the name
                 pass
 
         super().__init__(("127.0.0.1", 0), Handler)

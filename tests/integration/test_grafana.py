@@ -1,7 +1,7 @@
-"""The files in grafana/: that they are what their source makes, and that what they ask is asked in words that exist.
+"""The files in grafana/: they are up to date with their source, and their queries use existing names and valid syntax.
 
-LogQL is held against Grafana's own grammar (npm), PromQL against promtool, which also lets every alert fire. No Grafana and
-no Loki run here: how a panel looks, and what Loki answers, is not checked.
+Grafana's own grammar (npm) checks LogQL. promtool checks PromQL, and makes every alert fire. No Grafana and no Loki run here:
+the look of a panel, and the answers of Loki, are not checked.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ DASHBOARDS = ("activity.json", "poller.json")
 GRAMMAR = "@grafana/lezer-logql@0.3.0"
 INSTALL_SECONDS = 300
 
-# What Grafana puts in the place of its variables.
+# Values that Grafana puts in for its variables.
 VARIABLES = {
     "$__auto": "1m",
     "$__range": "6h",
     "$__rate_interval": "5m",
     "$tag": "activityLog",
     "$contract": "(31960001|31960002)",
-    "${user:regex}": r"anna\.becker\+x\"",  # as Grafana escapes what was typed
+    "${user:regex}": r"anna\.becker\+x\"",  # as Grafana escapes the typed text
     "$instance": "localhost:9464",
     "$sink": ".*",
 }
@@ -66,7 +66,7 @@ def rules(name: str) -> list[dict[str, Any]]:
 
 
 def queries(kind: str) -> Iterator[tuple[str, str]]:
-    """Every expression in this language, with where it is."""
+    """Every expression in this language: (its place, the expression)."""
     for name in DASHBOARDS:
         for panel in panels(name):
             if panel["datasource"]["type"] == kind:
@@ -80,7 +80,7 @@ def queries(kind: str) -> Iterator[tuple[str, str]]:
             yield f"alerts-grafana.yaml: {rule['title']}", asked["model"]["expr"]
 
 
-# Up to date, and in themselves right
+# Up to date and consistent
 
 
 def test_every_file_is_what_its_source_makes() -> None:
@@ -150,7 +150,7 @@ def test_the_panel_of_the_clock_keeps_its_sign() -> None:
 def test_a_panel_that_counts_entries_says_that_a_repeat_may_count_twice() -> None:
     """Loki merges equal lines, but counts both.  Source: docs/facts.md, "Loki push API"."""
     counting = [panel for panel in panels("activity.json") if "count_over_time" in json.dumps(panel["targets"])]
-    # How many users there are does not change when an entry counts twice.
+    # The number of users does not change if an entry counts twice.
     assert [panel["title"] for panel in counting if "may count twice" not in panel.get("description", "")] == ["Users"]
     assert len(counting) >= 10
     # An alert must not depend on how often an entry counts.
@@ -170,7 +170,7 @@ def test_every_alert_is_in_grafana_and_in_one_ruler() -> None:
         operator = {"gt": ">", "lt": "<"}[evaluator["type"]]
         assert in_rulers[name]["expr"] == f"{asked['model']['expr']} {operator} {evaluator['params'][0]}"
         assert in_rulers[name]["for"] == rule["for"]
-        # Grafana takes a single dollar sign in a file for a variable of its environment.
+        # In a file, Grafana reads a single dollar sign as an environment variable.
         assert "$" not in json.dumps(rule).replace("$$", "")
         assert rule["annotations"]["summary"].replace("$$", "$") == in_rulers[name]["annotations"]["summary"]
 
@@ -200,7 +200,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     for name, labels in re.findall(r"^(\w+)\{(.*)} ", text, re.MULTILINE):
         if name in found:
             found[name] |= set(re.findall(r'(\w+)="', labels))
-    # These have samples only when something has happened.
+    # These have samples only after an event.
     found["ionos_poller_events_filtered_total"] |= {"reason"}
     found["ionos_poller_archive_digests_total"] |= {"sink"}
     found["ionos_poller_gaps"] |= {"contract", "reason"}
@@ -210,7 +210,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 
 
 def is_asked_for_what_is_there(where: str, expr: str, metrics: Mapping[str, set[str]]) -> None:
-    """Hold a query to the names and labels that the poller has."""
+    """Check that a query uses only metrics and labels of the poller."""
     for name, _, selector in re.findall(r"(ionos_poller_\w+)(\{([^}]*)})?", expr):
         assert name in metrics, where
         chosen = set(re.findall(r"(\w+)=~?\"", selector)) - {"instance"}
@@ -230,7 +230,7 @@ def test_every_metric_and_label_in_a_query_is_one_that_the_poller_has(metrics: M
 
 
 def test_what_replicas_read_from_one_state_is_not_added_up() -> None:
-    """Each shows the whole of it: the sum of two would be twice what `status` says."""
+    """Each replica shows the whole state: the sum of two would be twice the number of `status`."""
     by_process = {"lease_lost", "log_lines_dropped", "state_available"}
     made = Metrics(lambda: views.state(gaps=[views.gap(1)]))
     shared = {family.name for family in made.collect()} - {f"ionos_poller_{name}" for name in by_process}
@@ -289,12 +289,12 @@ def found_at(entry: Any, path: str) -> Any:
     return entry
 
 
-# Do the languages' own tools take it?
+# Do the tools of the languages accept it?
 
 
 @pytest.fixture(scope="module")
 def grammar() -> Path:
-    """A directory with Loki's grammar in its node_modules; kept in build/ for the next time."""
+    """A directory with Loki's grammar in its node_modules; kept in build/ for later runs."""
     for tool in ("npm", "node"):
         if shutil.which(tool) is None:
             pytest.skip(f"NOT CHECKED: whether the LogQL parses; there is no {tool}")
@@ -326,7 +326,7 @@ console.log(JSON.stringify(found));
 
 
 def syntax_errors(directory: Path, logql: list[str]) -> list[list[int]]:
-    """For each query, where the grammar does not understand it."""
+    """For each query, the positions of its syntax errors."""
     script = directory / "syntax_errors.mjs"
     script.write_text(SYNTAX_ERRORS)
     done = subprocess.run(
@@ -366,7 +366,7 @@ def test_every_promql_passes_promtool(promtool: str, tmp_path: Path) -> None:
     run_promtool(promtool, "check", "rules", "all.yaml", cwd=tmp_path)
 
 
-# Alert -> series that make it fire within two hours of minutes, and the labels that it then has. `a+bxn`: n steps of b.
+# Alert -> a series that makes it fire within two hours (one value a minute), and its labels. `a+bxn`: from a, n steps of b.
 FIRING = {
     "WorkersStuck": ("workers_stuck", "1x120", {}),
     "StateReplaced": ("state_created_at_seconds", "5x60 9x60", {}),
@@ -390,7 +390,7 @@ FIRING = {
     "AuditRepairs": ('events_repaired_total{contract="1"}', "0+1x120", {"contract": "1"}),
     "TokenExpiring": ('token_expires_at_seconds{account="a"}', f"{10 * 86_400}x120", {"account": "a"}),
     "TokenExpiringSoon": ('token_expires_at_seconds{account="a"}', f"{86_400}x120", {"account": "a"}),
-    "PollerDown": None,  # fires where nothing is
+    "PollerDown": None,  # fires without any series
 }
 WELL = {
     'last_poll_success_at_seconds{contract="1"}': "0+60x120",
@@ -443,7 +443,7 @@ def test_one_of_several_pollers_that_is_down_fires_with_its_name(promtool: str, 
 
 
 def test_a_sink_that_takes_nothing_is_no_alert_of_its_contracts_too(promtool: str, tmp_path: Path) -> None:
-    # As the daemon shows it while a sink is down: each contract waits on its own.
+    # The daemon's metrics while a sink is down: each contract is postponed.
     down = {
         'contracts_postponed{sink="s"}': "0x39 3x80",
         'events_delivered_total{sink="s"}': "0+5x39 195x80",
@@ -455,7 +455,7 @@ def test_a_sink_that_takes_nothing_is_no_alert_of_its_contracts_too(promtool: st
 
 
 def test_what_an_audit_finds_and_has_collected_at_once_wakes_nobody(promtool: str, tmp_path: Path) -> None:
-    # As the daemon shows it: what is missing until the next audit, and what is repaired within seconds.
+    # The daemon's metrics: entries count as missing until the next audit, but are repaired within seconds.
     found = {
         'audit_missing_events{contract="1"}': "0x59 3x60",
         'events_repaired_total{contract="1"}': "5x59 8x60",
@@ -466,14 +466,14 @@ def test_what_an_audit_finds_and_has_collected_at_once_wakes_nobody(promtool: st
 
 
 def fire(promtool: str, directory: Path, tests: Sequence[dict[str, Any]]) -> None:
-    """Have promtool go through these scenarios of our rules."""
+    """Run promtool on these scenarios of our rules."""
     document = {"rule_files": [str(HERE / "alerts-prometheus.yaml")], "evaluation_interval": "1m", "tests": [*tests]}
     (directory / "tests.yaml").write_text(yaml.safe_dump(document))
     run_promtool(promtool, "test", "rules", "tests.yaml", cwd=directory)
 
 
 def scenario(series: Mapping[str, str], expected: Mapping[str, dict[str, str] | None]) -> dict[str, Any]:
-    """One test of promtool: these series, and which alerts fire after two hours; None: it must not."""
+    """One test of promtool: series, and alert -> its labels after two hours. None: it must not fire."""
     by_name = {f"Ionos{alert.name}": alert for alert in ALERTS}
     tests = []
     for name, labels in expected.items():

@@ -1,4 +1,4 @@
-"""`fetch >> FILE`, `run >> FILE` and a shared pipe, ended in the middle of a line: every entry comes in a whole line."""
+"""`fetch >> FILE`, `run >> FILE` and a shared pipe, cut off in the middle of a line: every entry arrives in a whole line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAD = b'{"of":"an earlier day"}\n'
 
 
 def killed_in_a_write(place: Bench, output: Any, *args: str, number: int = 1) -> None:
-    """Run a command that is killed during a write of entries, half of it done."""
+    """Run a command that is killed in the middle of write `number` of entries."""
     process = subprocess.Popen(
         [*VICTIM, *args],
         cwd=place.directory,
@@ -37,7 +37,7 @@ def killed_in_a_write(place: Bench, output: Any, *args: str, number: int = 1) ->
 
 
 def entries_of(path: Path, head: bytes = HEAD) -> list[bytes]:
-    """The lines behind what was there before; that it is still there, and that the last one is whole."""
+    """The lines after `head`. Checks that `head` is still there, and that the last line is whole."""
     content = path.read_bytes()
     assert content.startswith(head)
     *lines, rest = content.removeprefix(head).split(b"\n")
@@ -128,7 +128,7 @@ def test_in_a_pipe_that_two_fetches_share_the_second_begins_with_a_new_line(benc
     reader, writer = os.pipe()
     killed_in_a_write(place, writer, "fetch", "--since", "1h")
     assert place.fetch("--since", "1h", stdout=writer).code == 0
-    assert place.fetch("--since", "1h", stdout=writer).code == 0  # with nothing to print, and no new line either
+    assert place.fetch("--since", "1h", stdout=writer).code == 0  # no entries to print, so no newline either
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         lines = pipe.read().split(b"\n")

@@ -1,7 +1,7 @@
-"""An API that answers anything at all, through the real command: each contract gets one kind of hostile answer.
+"""An API with arbitrary answers, and the real command: each contract gets one kind of hostile answer.
 
-However an answer lies, nothing is claimed that was not read: its contract fails in one line and the others are served, the
-watermark stays where it was, and once the API behaves, every entry comes.
+A wrong answer never counts as read: its contract fails with one line, the others are collected, the watermark stays where it was,
+and when the API answers correctly, every entry arrives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MIB = 1024 * 1024
 TOKEN = "canary-token"
 ENTRIES = 3
 PAUSE_SECONDS = 0.05
-# Patience and pace: a hostile answer is given up within a second or two.
+# Short time limits: a hostile answer is abandoned within a second or two.
 SETTINGS = {
     "IONOS_POLLER_API__MAX_RETRIES": "1",
     "IONOS_POLLER_API__READ_TIMEOUT": "400ms",
@@ -39,7 +39,7 @@ SETTINGS = {
 
 
 def entries_of(contract: str, now: float) -> list[dict[str, Any]]:
-    """What has happened in a contract: one entry a minute."""
+    """The entries of a contract: one a minute."""
     return [
         {"@uuid": f"{contract}-{number}", "meta": {"time": format_time(int(now) - 1200 + 60 * number)}, "n": number}
         for number in range(ENTRIES)
@@ -56,7 +56,7 @@ def hits(*sources: bytes, total: bytes = b"") -> bytes:
 BOMB = gzip.compress(bytes(300 * MIB), 1)
 DEEP = b"[" * 10_000 + b"]" * 10_000
 
-# Answers that no entry can be read from: their contract must fail.
+# Answers without a readable entry: their contract must fail.
 HOSTILE: dict[str, Answer | Callable[[Asked], Answer]] = {
     "a bomb": http(BOMB, "Content-Encoding: gzip"),
     "a bomb in a bomb": http(gzip.compress(BOMB, 1), "Content-Encoding: gzip, gzip"),
@@ -95,7 +95,7 @@ HOSTILE: dict[str, Answer | Callable[[Asked], Answer]] = {
     "UTF-16": http(hits(b'{"@uuid":"a"}').decode().encode("utf-16")),
 }
 
-# Answers that are odd, but hold their entries.
+# Odd answers that still hold their entries.
 ODD: dict[str, Callable[[bytes], Answer]] = {
     "an infinite total": lambda body: http(re.sub(rb'("total":\s*)\d+', rb"\1Infinity", body)),
     "the wrong type of content": lambda body: http(body, "Content-Type: text/html; charset=\xff"),
@@ -119,7 +119,7 @@ NAME_OF = {contract: name for name, contract in CONTRACT_OF.items()}
 
 
 class Api:
-    """The contracts of the tables above, each with its answers; `is_kind`: as an API should be."""
+    """The contracts of the tables above, each with its answers. With `is_kind` all answers are correct."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -142,7 +142,7 @@ class Api:
 
 
 class Outcome(NamedTuple):
-    """The run against the hostile API, and the next, when it behaves."""
+    """The run against the hostile API, and the next one with correct answers."""
 
     first: Run
     seconds: float
@@ -166,7 +166,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         return Outcome(first, seconds, memory_bytes, second, api, server.asked)
 
 
-# A small process in between: the peak of a child counts from its parent's when it was forked.
+# A small process in between: the peak memory of a child includes that of its parent at the fork.
 METER = """
 import pathlib, resource, subprocess, sys
 code = subprocess.run(sys.argv[2:], timeout=120).returncode
@@ -176,7 +176,7 @@ sys.exit(code)
 
 
 def fetch(directory: Path, server: RawServer, *args: str) -> tuple[Run, int]:
-    """A `fetch` to its end, and the most memory it took."""
+    """Run a `fetch` to its end.  Returns: the result, and its peak memory in bytes."""
     output, errors, peak = directory / "output", directory / "errors", directory / "peak"
     with output.open("wb") as stdout, errors.open("wb") as stderr:
         code = subprocess.run(
@@ -199,7 +199,7 @@ def oracle(api: Api, contract: str) -> list[bytes]:
     return [json.dumps(entry, separators=(",", ":")).encode() for entry in entries_of(contract, api.now)]
 
 
-# What is an answer, though not of what was asked for: it is set apart at once, and the rest goes on.
+# Valid answers with unusable content: they become a gap at once, and the rest goes on.
 GAPS = {"deep nesting", "deep nesting in an entry", "NaN", "a total that nothing follows"}
 
 
@@ -224,7 +224,7 @@ def test_what_is_odd_but_whole_is_taken_at_once_and_once(outcome: Outcome, name:
 
 def test_it_ends_in_time_within_bounds_and_says_so_in_a_few_lines(outcome: Outcome) -> None:
     assert outcome.seconds < 60
-    # Sixteen workers, each with what a single entry may weigh at most: sixteen pages of a mebibyte.
+    # Sixteen workers, each with the largest allowed entry: sixteen times the limit of a page (1 MiB).
     assert outcome.memory_bytes < (16 * 16 + 100) * MIB
     assert outcome.first.code == 1
     assert len(outcome.first.told) == 6, "five failures, and how many more"

@@ -1,4 +1,4 @@
-"""What comes from a person, a file or the environment, and is none of what was expected: one line that says what to do."""
+"""Unexpected input from a person, a file or the environment: one line says what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTRACTS = b'[{"id": 31960001}]'
 
 
 class Case(NamedTuple):
-    """A command that cannot work: how it is called, its exit code, and words of the one line that says so."""
+    """A command that cannot work: its arguments and files, its exit code, and words of the expected line."""
 
     code: int
     words: tuple[str, ...]
@@ -36,7 +36,7 @@ def toml(text: str | bytes) -> dict[str, bytes]:
 DOTS = ".".join("a" * 3000)
 DEEP = "[" * 900 + "]" * 900
 ADOPT = ("fetch", "--adopt-state", "old.json")
-ODD = "\udcff\udcfe"  # bytes that are no UTF-8, as Python has them
+ODD = "\udcff\udcfe"  # bytes that are not UTF-8, as Python decodes them
 
 CASES = {
     # Configuration
@@ -163,7 +163,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[RawServer]:
-    """An API with one contract, in which nothing has happened."""
+    """An API with one contract without entries."""
     with RawServer(lambda asked: http(CONTRACTS if asked.path.endswith("/contracts") else page_of([]))) as server:
         yield server
 
@@ -206,7 +206,7 @@ def settings_of(case: Case, api: RawServer) -> dict[str, str]:
 
 
 def expect_one_line(case: Case, run: Run) -> None:
-    """One line in plain words says what is wrong, with a hint; it is no mistake of ours, and no secret is in it."""
+    """Check that one plain line says what is wrong, with a hint, without a secret. It must not be an internal error."""
     assert run.lines == []
     assert run.code == case.code, run.stderr
     (line,) = run.told

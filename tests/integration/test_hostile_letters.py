@@ -1,4 +1,4 @@
-"""Dead letters whose entry or reason is odd: shown without doing anything to a terminal, replayed as they are."""
+"""Dead letters with an odd entry or reason: they are shown without an effect on the terminal, and replayed unchanged."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_json_on_a_terminal_has_its_control_characters_escaped_and_means_the_sam
     die(place.state_dir, ODD)
     command = [*COMMAND, "dead-letters", "list", "--json", "--use", "fetch"]
     screen = on_terminal(command, place.directory, place.environment())
-    # The terminal is 80 columns wide, but wraps nothing by itself: a line stays a line.
+    # The terminal has 80 columns, but does not wrap: each line stays one line.
     lines = screen.raw.replace("\r", "").splitlines()
     assert len(lines) == len(ODD)
     for shown, line in zip(lines, ODD, strict=True):

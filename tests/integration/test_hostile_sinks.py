@@ -1,4 +1,4 @@
-"""Sinks that answer anything at all, through the daemon: whatever they say, every entry reaches each of them in the end."""
+"""Sinks with arbitrary answers, and the daemon: every entry reaches each of them in the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY_ECHO = b"the key demo-key was not liked\x1b[31m\r\n"
 FAILURES = 2
 
 
-# Each is given to the first sends of its sink; none of them says that anything was taken.
+# Sink -> its answer to the first requests. None of these answers means that events were accepted.
 HOSTILE: dict[str, Answer | Callable[[Asked], Answer]] = {
     "nothing": b"",
     "no-http": b"\0\xff" * 100,
@@ -45,7 +45,7 @@ HOSTILE: dict[str, Answer | Callable[[Asked], Answer]] = {
 
 
 class Sinks:
-    """All the sinks of the table, by the first part of their path; `kind`: those that take what comes."""
+    """All sinks of the table, by the first part of their path. After FAILURES requests, a sink accepts everything."""
 
     def __init__(self) -> None:
         self.sends: Counter[str] = Counter()

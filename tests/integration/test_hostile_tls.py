@@ -1,4 +1,4 @@
-"""Who we talk to is always verified: nothing turns that off, and no secret reaches who could not prove to be the right one."""
+"""The server's certificate is always verified. Nothing turns that off, and no secret goes to a server that is not verified."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def fetch(directory: Path, server: RawServer, env: Mapping[str, str] | None = No
 
 
 def fetch_in_a_process(directory: Path, server: RawServer, env: Mapping[str, str]) -> Run:
-    """For variables that Python and OpenSSL may look at when they start."""
+    """`fetch` in a process of its own, for variables that Python and OpenSSL read at their start."""
     done = subprocess.run(
         [*COMMAND, "fetch"],
         cwd=directory,
@@ -130,7 +130,7 @@ def test_there_is_no_key_that_turns_verification_off(tmp_path: Path, table: str,
 
 
 def make_trust(directory: Path, kind: str) -> Path:
-    """A certificate, and what is to be trusted, which does not make it good: the file to serve with."""
+    """Make a certificate, and a trust file with which it is still not valid.  Returns: the certificate for the server."""
     trusted = directory / "trusted.pem"
     match kind:
         case "another host":
@@ -196,7 +196,7 @@ EVENT = OutboxEvent("31960001", 1_900_000_000_000_000, 1_900_000_000, b"x" * 16,
 
 
 def hang_up(sink: Sink) -> None:
-    """Close the connection that a sink keeps for the next batch."""
+    """Close the idle connection of a sink."""
     assert isinstance(sink, logging_service.LoggingServiceSink | loki.LokiSink | moesif.MoesifSink)
     sink._endpoint._transport.close()
 

@@ -33,7 +33,7 @@ LINES = [
 ]
 TOOLS = ["pipx", "uv", "python3"]
 NEEDS_IT = "ionos-poller archive keygen evidence.key"
-# How an extra is added later, by what installed the program.
+# Installer -> the command that adds an extra later.
 ADDS = dict(
     re.findall(
         r"^\| (pipx|uv|pip)\b[^|]* \| `([^`]*archive[^`]*)` \|$", (TOP / "docs/install.md").read_text(), re.MULTILINE
@@ -48,7 +48,7 @@ def test_there_is_a_line_for_each_way() -> None:
 
 @pytest.fixture(scope="module")
 def uv() -> Path:
-    """uv: from the path, else from PyPI, kept in build/ for the next time."""
+    """uv: from the path, otherwise from PyPI, kept in build/ for later runs."""
     if found := shutil.which("uv"):
         return Path(found)
     directory = TOP / "build" / "uv"
@@ -72,7 +72,7 @@ def uv() -> Path:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory that another user can reach: those of pytest are ours alone."""
+    """A directory that another user can read: those of pytest are private."""
     with tempfile.TemporaryDirectory(prefix="install-") as name:
         yield Path(name)
 
@@ -90,7 +90,7 @@ def test_a_user_without_root_installs_it_with_the_line_of_the_page(
         found = Path(program(tool, package, f"whether {tool} installs it"))
     programs = place / "programs"
     programs.mkdir()
-    if tool == "uv":  # where it lies, another user may not reach it
+    if tool == "uv":  # another user may not be able to read its directory
         shutil.copy(found, programs)
     places = [programs, found.parent, Path("/usr/bin"), Path("/bin")]
     home, checkout = place / "home", place / "checkout"
@@ -135,7 +135,7 @@ def test_a_user_without_root_installs_it_with_the_line_of_the_page(
 
 
 def _runs_as_in_the_container(command: Path, place: Path, user: dict[str, Any]) -> None:
-    """As compose.yaml has it: a user without a home, secrets that only this user may read, nothing to write to but the state."""
+    """Run it as in compose.yaml: a user without a home, secrets that only this user may read, only the state is writable."""
     (service,) = yaml.safe_load((TOP / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
     with Simulator(SimulatorSettings(events=20)) as simulator:
         secrets = place / "secrets"
@@ -169,7 +169,7 @@ def _runs_as_in_the_container(command: Path, place: Path, user: dict[str, Any]) 
 
 
 def _give_to_a_user(directory: Path) -> dict[str, Any]:
-    """Make a directory a user's who is not root.  Returns: how to run a command as that user."""
+    """Give a directory to a user who is not root.  Returns: options to run a command as that user."""
     if os.getuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")

@@ -1,4 +1,4 @@
-"""What people do to a state by hand is in its journal and in the log: who, when, what, how many, and why."""
+"""Actions of people on a state are in its journal and in the log: who, when, what, how many, and why."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOGIN = pwd.getpwuid(os.getuid()).pw_name
 
 @pytest.fixture
 def place(bench: Starter) -> Bench:
-    """A state of `fetch` with five dead letters of a sink that nobody configured, one event that waits for it, and a gap."""
+    """A state of `fetch` with five dead letters of a sink that is not configured, one event that waits for it, and a gap."""
     made = bench(contracts=1, events=0)
     with_dead_letters(made.state_dir, "fetch")
     return made

@@ -1,4 +1,4 @@
-"""Kafka, against librdkafka's mock cluster, and against a broker with honest transactions where a reader must see no repeat."""
+"""Kafka, against librdkafka's mock cluster, and against a broker with real transactions, where a reader must see no repeat."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ EVENTS = [
 LINES = [event.line for event in EVENTS]
 
 
-class Killed(Exception):  # noqa: N818 - no error
-    """The process ends here."""
+class Killed(Exception):  # noqa: N818 - not an error
+    """Stands for a kill of the process."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def broker() -> Iterator[Broker]:
 
 
 class Sink(kafka.KafkaSink):
-    """Remembers what it noted, as the state does; `resume` with the last note is a start after a kill."""
+    """Keeps the offsets that the state would keep. A new one with the last of them is a start after a kill."""
 
     def __init__(self, address: str, offset: int | None = None, **settings: Any) -> None:
         table = KafkaSink(**{"name": "k", "brokers": (address,), "topic": TOPIC, "timeout_seconds": 5.0, **settings})
@@ -81,9 +81,9 @@ MOCK_TOPICS = ("order-lz4", "order-none", "one", "doubt")
 def holder() -> Iterator[Producer]:
     holder = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
     for topic in MOCK_TOPICS:
-        holder.list_topics(topic, timeout=10)  # which creates it, as its own producer may
+        holder.list_topics(topic, timeout=10)  # this creates the topic
     yield holder
-    holder.flush()  # the cluster lives as long as it does
+    holder.flush()  # keeps the producer, and with it the cluster, until here
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def mock(holder: Producer) -> str:
 
 
 def test_a_topic_that_is_missing_is_not_created(holder: Producer, mock: str) -> None:
-    sink = Sink(mock, topic="activty", timeout_seconds=2.0)  # half of which each try waits for the topic
+    sink = Sink(mock, topic="activty", timeout_seconds=2.0)  # each try waits half of that for the topic
     expected = RetryAfter("Unknown topic or partition (create the topic, or check topic)")
     assert sink.probe() == sink.send(EVENTS[:5]) == sink.send(EVENTS[:5]) == expected
     assert "activty" not in holder.list_topics(timeout=10).topics
@@ -131,7 +131,7 @@ def test_a_batch_in_doubt_is_found_at_the_mock_cluster_too(mock: str) -> None:
     assert sorted((m.value() for m in read_committed(mock, "doubt")), key=len_then_text) == LINES[:25]
 
 
-# What a reader of what is committed sees
+# The records that a reader of committed records sees
 
 
 def test_a_batch_that_was_committed_and_not_settled_is_not_sent_again(broker: Broker) -> None:
@@ -145,7 +145,7 @@ def test_a_batch_that_was_committed_and_not_settled_is_not_sent_again(broker: Br
 
 def test_what_was_found_is_not_sent_again_after_a_second_kill_though_more_was_sent_with_it(broker: Broker) -> None:
     noted: list[int | None] = [None]
-    for count in (10, 25, 25, 40):  # each killed before it could settle
+    for count in (10, 25, 25, 40):  # each is killed before it settles
         killed = Sink(broker.address, noted[-1])
         assert killed.send(EVENTS[:count]) == Accepted()
         noted += killed.noted
@@ -176,7 +176,7 @@ def test_it_is_not_sent_again_in_smaller_batches_either(broker: Broker) -> None:
     again = Sink(broker.address, killed.noted[-1])
     for start in (0, 10):
         assert again.send(EVENTS[start : start + 10]) == Accepted()
-    once_more = Sink(broker.address, again.output_offset)  # killed again: what is settled is not offered any more
+    once_more = Sink(broker.address, again.output_offset)  # killed again: settled events are not sent again
     assert once_more.send(EVENTS[20:30]) == Accepted()
     assert once_more.send(EVENTS[30:40]) == Accepted()
     assert lines(broker) == LINES[:40]
@@ -284,7 +284,7 @@ def test_the_deliverer_settles_and_a_restart_goes_on_behind_it(
     state.close()
 
 
-# What a broker says, and what a person is told
+# Answers of a broker, and the messages for a person
 
 
 def test_a_record_that_is_too_large_for_the_broker_is_said_to_be(broker: Broker) -> None:
