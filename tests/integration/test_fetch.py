@@ -213,7 +213,7 @@ def test_values_come_out_digit_for_digit(bench: Starter) -> None:
 
 def test_two_thousand_entries_of_100_kb_are_complete_below_200_mb(bench: Starter, tmp_path: Path) -> None:
     place = bench(contracts=1, events=2000, span_seconds=3000, entry_bytes=100_000)
-    # A small process in between: the peak of a child counts from its parent's when it was forked.
+    # A small process in between: the peak memory of a child includes that of its parent at the fork.
     meter = (
         "import resource, subprocess, sys\n"
         "code = subprocess.run(sys.argv[2:], stdout=open(sys.argv[1], 'wb')).returncode\n"

@@ -1,6 +1,6 @@
-"""The manifests in kubernetes/: rendered by kubectl, judged by the schemas of Kubernetes, their containers run as processes.
+"""The manifests in kubernetes/: rendered by kubectl, checked with the schemas of Kubernetes, their containers run as processes.
 
-No cluster is here.
+No cluster is used.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def of_kind(objects: list[dict[str, Any]], *kinds: str) -> dict[str, Any]:
 
 
 def container_of(objects: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The specification of the pod, and of its one container."""
+    """The specifications of the pod and of its only container."""
     pod = of_kind(objects, "Deployment", "StatefulSet")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     return pod, container
@@ -111,7 +111,7 @@ def _readme_overlay() -> Block:
 
 
 def _written(directory: Path, block: Block) -> Path:
-    """The overlay of the page, in a copy of the folder."""
+    """Write the overlay of the page in a copy of the folder."""
     shutil.copytree(HERE, directory / "kubernetes")
     overlay = directory / "kubernetes/my-overlay"
     overlay.mkdir()
@@ -121,7 +121,7 @@ def _written(directory: Path, block: Block) -> Path:
 
 
 class Pod:
-    """The container of a manifest as a process: its arguments, its environment, its mounts, all below a directory."""
+    """The container of a manifest as a process, with its arguments, environment and mounts. All paths are below a directory."""
 
     def __init__(self, root: Path, objects: list[dict[str, Any]], simulator: Simulator) -> None:
         pod, container = container_of(objects)
@@ -155,7 +155,7 @@ class Pod:
             )
 
     def probe(self, name: str) -> int:
-        """What the kubelet gets: it names the pod by its address."""
+        """The HTTP status that the kubelet gets, which calls the pod by its address; 0 if it does not answer."""
         probe = self.container[name]["httpGet"]
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
@@ -167,7 +167,7 @@ class Pod:
             connection.close()
 
     def files_written(self) -> set[str]:
-        """In what should be read-only, beyond what was there."""
+        """Files that the program created in directories that should be read-only."""
         given = {"config.toml", "token", "logging.key"}
         return {path.name for directory in self.read_only for path in directory.rglob("*")} - given
 

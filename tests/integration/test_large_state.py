@@ -1,4 +1,4 @@
-"""A state of 1 GB: nobody waits for long, the log stays small, and a command needs little memory."""
+"""A state of 1 GB: no command is slow, the write-ahead log stays small, and a command needs little memory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.states import START, open_state, with_a_sink
 from tests.support import COMMAND, UNMEASURED, clean_environment
 
 SEGMENTS = 870  # of 1 MiB
-GONE = 100  # of them, the first, wait only for a sink that is gone
+GONE = 100  # the first ones: they wait only for a sink that is gone
 LETTERS = 25_000
 LETTER_BYTES = 4_000
-# A transaction's pages and those of the next checkpoint; what is freed is ten times that.
+# The pages of a transaction and of the next checkpoint. The freed segments are ten times as large.
 LOG_BYTES = 16 * 1024 * 1024
-MEMORY_BYTES = 90_000_000  # of which the program itself has half; the letters have 100 MB
+MEMORY_BYTES = 90_000_000  # the program itself needs half of it; the letters have 100 MB
 
 
 def fill(directory: Path) -> Path:
-    """1 GB: what waits for a sink, and for one that is gone, and dead letters."""
+    """Make a state of 1 GB: events that wait for a sink, events that wait for a sink that is gone, and dead letters."""
     with closing(with_a_sink(directory)) as state:
         state.outbox.register("gone", "file")
     path = directory / "fetch.db"
@@ -59,7 +59,7 @@ def fill(directory: Path) -> Path:
 
 
 def largest_log(state: State, path: Path, work: Callable[[], object]) -> int:
-    """How large the write-ahead log was at most when a transaction ended."""
+    """The largest size in bytes of the write-ahead log between transactions."""
     sizes = [0]
     log = path.with_name(f"{path.name}-wal")
 
@@ -74,8 +74,8 @@ def largest_log(state: State, path: Path, work: Callable[[], object]) -> int:
 
 
 def replay(directory: Path) -> int:
-    """The most memory that the command has, in bytes."""
-    # A small process in between: the peak of a child counts from its parent's when it was forked.
+    """Replay the dead letters.  Returns: the command's peak memory in bytes."""
+    # A small process in between: the peak memory of a child includes that of its parent at the fork.
     meter = (
         "import resource, subprocess, sys\n"
         "subprocess.run(sys.argv[1:], check=True)\n"

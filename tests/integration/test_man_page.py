@@ -1,4 +1,4 @@
-"""The manual page as those programs see it that show it."""
+"""The manual page, read by the programs that show such pages."""
 
 from __future__ import annotations
 

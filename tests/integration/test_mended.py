@@ -1,4 +1,4 @@
-"""After a person has mended something: what `status` says to do, and a try at once."""
+"""After a person fixed a problem: the command that `status` suggests retries at once."""
 
 from __future__ import annotations
 

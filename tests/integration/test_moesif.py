@@ -1,4 +1,4 @@
-"""Moesif, from the simulated API to a stand-in that stores an action once, whatever is sent twice."""
+"""Moesif, from the simulated API to a stand-in that stores an action once, even if it is sent twice."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_10000_entries_are_10000_actions_whatever_is_lost_and_killed(daemon_of: 
         goal = intake.distinct + dice.randint(200, 2500)
         daemon.start(is_awaited=False)
         wait_until(partial(lambda goal: intake.distinct >= min(goal, 10_000), goal), what="it delivers")
-        time.sleep(dice.uniform(0.0, 0.05))  # where in a batch the kill comes is left to chance
+        time.sleep(dice.uniform(0.0, 0.05))  # kill it at a random point of a batch
         daemon.kill()
         kills += 1
     assert kills >= 3
@@ -246,7 +246,7 @@ def test_what_is_too_old_can_be_stamped_with_the_time_it_was_collected(simulator
 
 
 def delivered(sink: Sink, lines: list[bytes], directory: Path) -> dict[int, str]:
-    """Deliver the lines as `run` does; the reasons of the dead letters by the number of the line."""
+    """Deliver the lines as `run` does.  Returns: number of the line -> reason, for each dead letter."""
     state = State.open(directory / "state", "run")
     try:
         deliverer = Deliverer(state.outbox, sink)
@@ -274,7 +274,7 @@ def test_no_action_is_above_a_megabyte_and_no_batch_above_twelve(
     simulator.change_settings(moesif_max_action_bytes=ACTION_LIMIT, moesif_max_body_bytes=BATCH_LIMIT)
     sink = make(f"{simulator.url}/sink/moesif", oversize=oversize, requests_per_second=1000)
     lines = [sized(n, 900_000) for n in range(14)] + [sized(n, 300) for n in range(14, 600)]
-    # The entry is small enough, its action is not; and an entry that is not either.
+    # An entry that is small enough, but its action is not; and an entry that is too large itself.
     lines += [sized(600, ACTION_LIMIT - 10), sized(601, ACTION_LIMIT + 10)]
     letters = delivered(sink, lines, tmp_path)
     stored = [checked(line) for line in simulator.intakes[MOESIF].lines]
@@ -290,7 +290,7 @@ def test_no_action_is_above_a_megabyte_and_no_batch_above_twelve(
 
 
 def test_one_bad_action_is_set_apart_from_the_others(simulator: Simulator, tmp_path: Path) -> None:
-    simulator.change_settings(moesif_max_action_bytes=5000)  # stands for whatever Moesif may not like
+    simulator.change_settings(moesif_max_action_bytes=5000)  # stands for any reason of Moesif to refuse an action
     sink = make(f"{simulator.url}/sink/moesif", requests_per_second=1000)
     letters = delivered(sink, [sized(n, 6000 if n == 77 else 100) for n in range(200)], tmp_path)
     assert list(letters) == [77]

@@ -1,4 +1,4 @@
-"""OpenTelemetry, from a batch to a receiver that decodes it with OpenTelemetry's own classes and takes it in part."""
+"""OpenTelemetry, from a batch to a receiver that decodes it with OpenTelemetry's own classes, and accepts only a part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a real daemon in a real browser: it loads, changes by itself, and says what is so when things go wrong."""
+"""The page of a real daemon in a real browser: it loads, updates by itself, and shows problems."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_behind_nginx_as_the_documentation_has_it_a_login_is_asked_for(tmp_path:
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    """The rules of axe, as one script; kept in build/ for the next time."""
+    """The rules of axe as one script, kept in build/ for later runs."""
     if shutil.which("npm") is None:
         pytest.skip("NOT CHECKED: whether the page is accessible; there is no npm")
     directory = TOP / "build" / "axe"
@@ -161,7 +161,7 @@ def axe() -> str:
 
 
 def violations(page: Browser, axe: str) -> list[Any]:
-    """What axe finds, all its rules applied."""
+    """The findings of axe with all its rules."""
     page.run(axe + ";0")
     found = page.run("axe.run(document, {resultTypes: ['violations']}).then(found => JSON.stringify(found.violations))")
     return [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in json.loads(found)]

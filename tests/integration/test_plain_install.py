@@ -1,4 +1,4 @@
-"""Who needs none of the extras pays for none: neither in what is installed, nor in what `fetch` imports."""
+"""Without extras, none of their packages is installed, and `fetch` imports none of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from poller.simulator import Simulator, SimulatorSettings
 from tests.support import TOP, clean_environment
 
 NAME = "ionos-poller"
-# What a plain installation consists of. One more is a decision, and a sentence in pyproject.toml.
+# The packages of a plain installation. A new one needs a decision, and a reason in pyproject.toml.
 PLAIN = frozenset(
     {
         *(
@@ -33,18 +33,18 @@ PLAIN = frozenset(
     }
 )
 MOST_BYTES = 2_500_000
-"""Of the program itself."""
+"""The maximum size of the program itself."""
 
 
 def needed(*extras: str) -> set[str]:
-    """The distributions that an installation with these extras brings, without our own."""
+    """The packages that an installation with these extras installs, without our own."""
     found: set[str] = set()
     waiting = [(NAME, frozenset(extras))]
     while waiting:
         name, wanted = waiting.pop()
         try:
             lines = requires(name) or []
-        except PackageNotFoundError:  # of another platform
+        except PackageNotFoundError:  # only for another platform
             continue
         for requirement in map(Requirement, lines):
             marker = requirement.marker
@@ -57,7 +57,7 @@ def needed(*extras: str) -> set[str]:
 
 
 def test_a_plain_installation_brings_no_library_more_than_it_needs() -> None:
-    assert needed() <= PLAIN | {"typing-extensions", "colorama", "tzdata"}  # of other versions and platforms
+    assert needed() <= PLAIN | {"typing-extensions", "colorama", "tzdata"}  # needed on other versions and platforms
     size = sum(path.stat().st_size for path in (TOP / "poller").rglob("*") if path.suffix != ".pyc" and path.is_file())
     assert size < MOST_BYTES
 
@@ -87,6 +87,4 @@ def test_fetch_imports_no_library_of_an_extra(tmp_path: Path, options: tuple[str
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 5), done.stderr[-2000:]
     imported = set(re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+(\w+)", done.stderr, re.MULTILINE))
     assert "msgspec" in imported
-    assert imported & forbidden <= {
-        "typing_extensions"
-    }  # taken by a library of ours where somebody else has installed it
+    assert imported & forbidden <= {"typing_extensions"}  # one of our libraries imports it if it is installed

@@ -1,4 +1,4 @@
-"""Another user of the machine plants a file where root works: the token must not go where it says."""
+"""Another user plants a file in a directory in which root works: the token must not go to the address in it."""
 
 from __future__ import annotations
 

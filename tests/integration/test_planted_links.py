@@ -1,4 +1,4 @@
-"""Root works in directories of a lesser user, who puts links and files of their own where ours are expected."""
+"""Root works in directories of another user, who puts links and own files in the place of ours."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.states import with_dead_letters
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="NOT CHECKED: only root can make files of another user")
 MALLORY = 65_534
-NAMELESS = 61_184  # as of a service with DynamicUser=, which has a name only while it runs
+NAMELESS = 61_184  # a user id of DynamicUser=, which has a name only while the service runs
 PRECIOUS = b"root's own words, and enough of them that a cut shows\n" * 3
 
 
 @pytest.fixture
 def place(bench: Starter) -> Bench:
-    """A directory of another user, in which root is about to work; a file beside it that root holds dear."""
+    """A directory of another user, in which root will work, and beside it an important file of root."""
     made = bench(contracts=1, events=50)
     os.chown(made.directory, MALLORY, MALLORY)
     made.directory.parent.chmod(0o755)
@@ -55,7 +55,7 @@ def test_no_file_of_the_state_is_followed_as_a_link(name: str, place: Bench) -> 
 
 def test_an_export_follows_no_link_and_cuts_no_file_with_a_second_name(place: Bench) -> None:
     export = ("backfill", "--from", "1h", "--to", "1m", "--output", "out.ndjson")
-    # What the partial file is called shows once it is there: the export is stopped at a sink that is full.
+    # Run it once, to learn the name of its state, which is part of the name of the partial file.
     assert place.run(*export, "--contract", "31960001").code == 0
     (name,) = [path.name for path in place.state_dir.iterdir() if path.suffix == ".db"]
     order = name.removeprefix("backfill-").removesuffix(".db")
@@ -124,7 +124,7 @@ def test_a_trail_is_not_appended_to_a_file_that_others_can_change(
 
 
 def test_root_works_in_the_state_of_a_service(place: Bench) -> None:
-    """The directory and its files are the service's; a person looks and repairs there as root."""
+    """The directory and its files belong to the service. A person inspects and repairs them as root."""
     assert place.fetch().code == 0
     for path in (place.state_dir, *place.state_dir.iterdir()):
         os.chown(path, MALLORY, MALLORY)

@@ -1,4 +1,4 @@
-"""The state behind PgBouncer in transaction mode, as managed PostgreSQL has it: no transaction may need the one before it."""
+"""The state behind PgBouncer in transaction mode, as in managed PostgreSQL: no transaction may depend on the one before it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ unix_socket_dir =
 
 @pytest.fixture
 def mode() -> str:
-    """Of the pooler; what the program is made for, unless a test says otherwise."""
+    """The mode of the pooler. The program is made for this one; tests may choose another."""
     return "transaction"
 
 

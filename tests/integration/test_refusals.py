@@ -1,4 +1,4 @@
-"""A receiver refuses one event of a hundred for good: each of those is a dead letter, every other is delivered once."""
+"""A receiver refuses one of a hundred events for good: each of them is a dead letter, every other event is delivered once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two builds of the same files are equal, byte for byte, wherever and whenever they are made."""
+"""Two builds of the same files are equal, byte for byte, in any place and at any time."""
 
 from __future__ import annotations
 

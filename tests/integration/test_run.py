@@ -1,4 +1,4 @@
-"""`run` on a good day: everything arrives at both sinks, once, and soon."""
+"""`run` without faults: everything arrives at both sinks, once, and soon."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_everything_arrives_at_both_sinks_and_nothing_twice(daemon_of: MakeDaemo
 
 
 def test_a_new_entry_arrives_within_a_few_polls(daemon_of: MakeDaemon) -> None:
-    """Counted in polls of an interval of 1 s, as a busy machine makes those late as well."""
+    """Counts polls, not seconds, because a busy machine delays polls, too. The interval is 1 s."""
     daemon = daemon_of(contracts=2)
     daemon.configure(poll={"interval": f'"{INTERVAL_SECONDS}s"'}, each={"batch_age": '"1s"'})
     daemon.start()
     wait_until(lambda: not daemon.troubles(), what="ready")
-    # At the worst of moments: the fraction of the second in which a poll of a contract begins is chance.
+    # Twice, because it is random at which fraction of a second the polls begin.
     for _ in range(2):
         before = daemon.polls()
         for contract in CONTRACTS:
@@ -45,8 +45,8 @@ def test_a_new_entry_arrives_within_a_few_polls(daemon_of: MakeDaemon) -> None:
         seconds = daemon.await_delivery()
         polls = (daemon.polls() - before) / len(CONTRACTS)
         print(f"new entries arrived after {seconds:.2f} s, {polls:g} polls of each contract")
-        # One that begins in the same second, which is not over; the one that brings them; one while the batch has its second
-        # of age; and one to spare, as the contracts are not polled together.
+        # One poll in the same second, which is not over; one that collects them; one during the second of `batch_age`; and one
+        # to spare, because the contracts are not polled at the same time.
         assert polls <= 4
         time.sleep(0.13)
     daemon.stop()

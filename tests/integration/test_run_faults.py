@@ -1,4 +1,4 @@
-"""`run` while the other side fails: nothing is lost, and what repeats is at most the batch in flight."""
+"""`run` while the API or the sinks fail: nothing is lost, and at most the batch in flight repeats."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_with_every_third_send_failing_all_arrives_and_only_a_lost_acknowledgeme
     outcomes = daemon.simulator.sink_traffic[LOGGING].counts[LOGGING]
     failures = outcomes[fault.partition(":")[0]]
     assert failures > 2
-    # With those beyond the rate of the pipeline: a contract that waits on its own is tried in small batches.
+    # Includes refusals because of the request rate: a postponed contract is sent in small batches.
     refused = sum(count for outcome, count in outcomes.items() if not outcome.startswith("2"))
     late = daemon.metric("batches_failed_total", sink=LOGGING, reason="unavailable") - refused
-    assert late >= 0 if is_hanging else late == 0  # what is waited for shortly may be late on a busy machine, too
+    assert late >= 0 if is_hanging else late == 0  # with a short timeout, a busy machine may be too late, too
     daemon.stop()
     repeated = daemon.simulator.books(LOGGING).repeated
     if fault == "lost-ack":
-        # Whole batches, one for each acknowledgement that was lost.
+        # Whole batches, one for each lost answer.
         assert 0 < repeated <= failures * BATCH_EVENTS
         assert daemon.simulator.loki.accepted > daemon.simulator.loki.stored
     else:
@@ -79,7 +79,7 @@ def test_all_failures_of_sinks_and_api_at_once_lose_nothing(daemon_of: MakeDaemo
     daemon.assert_clean()
 
 
-# A contract that is not taken
+# A contract that the sink does not take
 
 
 def test_what_loki_does_not_take_of_one_contract_holds_no_other_contract_and_is_shown(daemon_of: MakeDaemon) -> None:
@@ -113,7 +113,7 @@ def test_what_loki_does_not_take_of_one_contract_holds_no_other_contract_and_is_
     daemon.assert_clean()
 
 
-# A key that is refused
+# A refused key
 
 
 def test_a_refused_key_parks_one_sink_and_a_reload_with_the_new_key_sends_all_that_waited(
@@ -127,7 +127,7 @@ def test_a_refused_key_parks_one_sink_and_a_reload_with_the_new_key_sends_all_th
     reason = wait_until(lambda: daemon.trouble("sink logging", "parked", "401"), what="/readyz says so")
     assert "an-old-key" not in reason
     daemon.simulator.add_entries(FIRST, count=50)
-    assert daemon.await_delivery(LOKI) < 30  # a parked sink is tried again after a minute
+    assert daemon.await_delivery(LOKI) < 30  # less than the minute after which a parked sink is retried
     assert daemon.metric("outbox_events", sink=LOGGING) == 5050
     assert daemon.metric("sink_parked", sink=LOGGING) == 1
     assert daemon.metric("sink_parked", sink=LOKI) == 0
@@ -155,7 +155,7 @@ def state(tmp_path: Path) -> State:
 
 
 def fill(state: State, count: int, now: float) -> list[bytes]:
-    """Put events into the outbox, as one commit of one contract."""
+    """Put events into the outbox with one commit of one contract."""
     time_us = int(now) * 1_000_000
     lines = [b'{"n":%d}' % number for number in range(count)]
     events = [Event(time_us + i, i.to_bytes(16, "big"), line) for i, line in enumerate(lines)]
@@ -215,7 +215,7 @@ def test_an_output_that_is_gone_waits_beside_other_sinks_and_ends_the_daemon_alo
     assert why in daemon.stderr
 
 
-# What a sink will never take
+# Events that a sink never accepts
 
 
 def test_one_poisonous_entry_among_a_thousand_is_set_apart_and_replayed_when_the_sink_is_mended(
@@ -224,13 +224,13 @@ def test_one_poisonous_entry_among_a_thousand_is_set_apart_and_replayed_when_the
     daemon = daemon_of(contracts=1, events=999, poison="poisonous")
     daemon.simulator.add_entries(FIRST, [{"meta": {"time": _now()}, "event": {"message": "poisonous"}}])
     daemon.configure(sinks={LOGGING: {}})
-    time.sleep(1)  # an entry of this second is not asked for yet, and one batch is to have them all
+    time.sleep(1)  # the current second is not read yet, and one batch must have all entries
     daemon.start()
     wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 1, what="it is set apart")
     wait_until(lambda: daemon.metric("events_delivered_total", sink=LOGGING) == 999)
     books = daemon.simulator.books(LOGGING)
     assert (books.lost, books.invented) == (1, 0)
-    # A 400 stores what comes before the culprit: half of each batch of those that are halved.
+    # With its 400, the sink stores all events before the bad one: half of each halved batch.
     assert books.repeated < 2 * 1000
     (told,) = daemon.logged("event.dead_lettered")
     assert "HTTP 400: " in told["why"]
@@ -276,7 +276,7 @@ def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in
     memory, disk = daemon.memory_bytes("VmHWM"), daemon.disk_bytes()
     print(f"outbox full at {max_bytes} bytes: holds {held:.0f}, disk {disk}, memory at most {memory}")
     assert memory < 100 << 20
-    # Write-ahead log included.
+    # Includes the write-ahead log.
     assert disk < 4 * held + (20 << 20)
     assert daemon.logged("outbox.full")
     assert len(daemon.logged("outbox.full")) < 10, "said once a pause, not in a loop"
@@ -323,11 +323,11 @@ def test_sigterm_during_a_batch_finishes_it_and_repeats_nothing(daemon_of: MakeD
     seconds = daemon.stop()
     print(f"ended {seconds:.2f} s after SIGTERM, with batches of 2 s on the way")
     assert not daemon.logged("drain.timed_out")
-    # What was in flight, a batch each, is delivered and known to be.
+    # The batch in flight of each sink is delivered and settled.
     for name, before in stored.items():
         after = daemon.simulator.intakes[name].stored
         assert 0 < after - before <= 1000
-        # A batch for Loki is several requests: those on their way are finished. What is not settled of them merges when repeated.
+        # A batch for Loki is several requests. Those in flight finish, but may not be settled; Loki merges their repeats.
         delivered = daemon.sink(name)["delivered"]
         assert delivered <= after if name == LOKI else delivered == after
     daemon.simulator.set_faults([])
@@ -340,7 +340,7 @@ def test_sigterm_during_a_batch_finishes_it_and_repeats_nothing(daemon_of: MakeD
 
 @pytest.fixture
 def deaf_reader() -> Iterator[tuple[int, int]]:
-    """A pipe that is full, and read when a test does it: reader and writer."""
+    """A full pipe that only the test reads: (reader, writer)."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
@@ -429,7 +429,7 @@ def test_sigterm_in_the_midst_of_a_backlog_leaves_no_trace(daemon_of: MakeDaemon
 
 
 class SlowSink(Sink):
-    """Takes what it is sent when it is let."""
+    """Accepts events only after `release`."""
 
     def __init__(self) -> None:
         super().__init__(StdoutSink(name="slow", batch_events=10, batch_age_seconds=0.0))
@@ -447,7 +447,7 @@ class SlowSink(Sink):
 
 
 def test_a_batch_of_before_a_reload_that_ends_after_it_moves_nothing_on(state: State) -> None:
-    """Else the successor, which sent the same batch, and it would both settle: one of them for events never sent."""
+    """Otherwise the old and the new deliverer both settle the same batch: the second time for events that were never sent."""
     slow, fresh = SlowSink(), SlowSink()
     fresh.release.set()
     before = Deliverer(state.outbox, slow)

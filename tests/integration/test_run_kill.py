@@ -1,4 +1,4 @@
-"""`run` killed over and over at random moments, while sinks and API fail besides: nothing lost, nothing invented."""
+"""`run` is killed again and again at random moments, while sinks and API also fail: nothing is lost or invented."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from poller.simulator.faults import API_FAILURES
 from tests.daemon import CONTRACTS, LOGGING, LOKI, MakeDaemon
 from tests.support import wait_until
 
-# All of issue 3's hundred: IONOS_POLLER_TEST_KILLS=100. Read at import: the environment is cleaned before each test.
+# IONOS_POLLER_TEST_KILLS=100 runs all kills of issue 3. Read at import: the environment is cleaned before each test.
 KILLS = int(os.environ.get("IONOS_POLLER_TEST_KILLS", "12"))
 BATCH_EVENTS = 100
 
 
 def test_kills_at_random_moments_lose_nothing_and_repeat_at_most_a_batch_each(daemon_of: MakeDaemon) -> None:
     rng = random.Random(20261121)
-    # Without 429: the pause and the pace after it would be most of the time. `tests/faults` has it.
+    # Without 429: its pause and the slow restart would take most of the time. `tests/faults` has it.
     api = [f"{kind}:{'300ms:' if kind in ('hang', 'drip') else ''}1%" for kind in API_FAILURES if kind != "429"]
     daemon = daemon_of(contracts=2, events=1500, faults=(*api, "sink=*:mixed:300ms:20%", "late:5%:2s"))
-    # Small windows and batches, so that there is always something on the way; some lives may end within the same second.
+    # Small windows and batches, so that one is always in flight. Some lives may end in the same second.
     daemon.configure(
-        # Sinks are waited for: a late answer on a busy machine would make repeats that no kill and no lost answer explains.
+        # A long timeout for sinks: late answers of a busy machine would cause repeats that the test does not count.
         each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"10s"'},
         api={"page_size": "100", "result_window": "2000", "read_timeout": '"250ms"'},
     )
@@ -33,10 +33,10 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_at_most_a_batch_each(da
         daemon.start(is_awaited=False)
         for contract in CONTRACTS:
             daemon.simulator.add_entries(contract, count=rng.randrange(100, 400), span_seconds=0)
-        # Half of the lives from the start of the process on, half from the first delivery on.
+        # The kill comes after the start of the process in half of the lives, after the first delivery in the others.
         if rng.random() < 0.5:
             wait_until(lambda before=before: daemon.simulator.intakes[LOGGING].accepted > before, what="work")
-            time.sleep(rng.uniform(0, 0.2))  # that is the fault: at any moment
+            time.sleep(rng.uniform(0, 0.2))  # the random moment of the kill
         else:
             time.sleep(rng.uniform(0.1, 0.9))  # the same
         daemon.kill()

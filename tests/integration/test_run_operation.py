@@ -1,4 +1,4 @@
-"""`run` as an operator meets it: reloads, a second instance, health and metrics, tokens, clocks, a full disk."""
+"""`run` in operation: reloads, a second instance, health and metrics, tokens, clocks, a full disk."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.daemon import CONTRACTS, FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDa
 from tests.support import wait_until
 
 DAY_SECONDS = 86_400
-# Longer than a poll interval, with IONOS_POLLER_TEST_REST_SECONDS=70. Read at import: tests have a clean environment.
+# IONOS_POLLER_TEST_REST_SECONDS=70 is longer than a poll interval. Read at import: tests have a clean environment.
 REST_SECONDS = float(os.environ.get("IONOS_POLLER_TEST_REST_SECONDS", "6"))
 
-# Names and labels that are public (docs/metrics.md), as a scrape shows them.
+# The public metrics and their labels (docs/metrics.md), as a scrape shows them.
 METRICS = {
     "events_collected_total": {"account", "contract"},
     "events_filtered_total": {"reason"},
@@ -62,7 +62,7 @@ def await_ready(daemon: Daemon) -> None:
     wait_until(lambda: not daemon.troubles(), what="ready")
 
 
-# Telling how it is
+# Health and metrics
 
 
 def test_every_metric_is_there_with_its_labels_and_agrees_with_what_happened(daemon_of: MakeDaemon) -> None:
@@ -70,7 +70,7 @@ def test_every_metric_is_there_with_its_labels_and_agrees_with_what_happened(dae
     daemon.start()
     daemon.await_delivery()
     wait_until(lambda: daemon.metric("outbox_events", sink=LOKI) + daemon.metric("outbox_events", sink=LOGGING) == 0)
-    # Once a poll has read the overlap again.
+    # Wait until a poll has read the overlap again.
     wait_until(lambda: daemon.metric("events_duplicate_total", contract=str(FIRST)) > 0)
     samples = daemon.metrics()
     found: dict[str, set[str]] = {}
@@ -88,7 +88,7 @@ def test_every_metric_is_there_with_its_labels_and_agrees_with_what_happened(dae
         assert daemon.metric("events_delivered_total", sink=sink) == 1000
         assert daemon.metric("batches_failed_total", sink=sink, reason="unavailable") >= 0
     assert daemon.metric("outbox_bytes") == 0
-    # One look at both: a request may end between two looks.
+    # Both from one scrape: a request may end between two scrapes.
     wait_until(
         lambda: (
             (found := daemon.metrics())[("api_requests_total", (("code", "200"),))]
@@ -180,7 +180,7 @@ def test_an_expired_token_is_told_and_its_successor_is_used_without_a_restart(da
     assert daemon.metric("token_expires_at_seconds", account="default") == pytest.approx(time.time() - 60, abs=30)
     daemon.token_file.write_text(fresh)
     daemon.await_delivery()
-    # The reason itself goes when the file is looked at again, which is every minute; a reload does it at once.
+    # The reason goes away when the file is read again: every minute, or at once with a reload.
     daemon.reload()
     await_ready(daemon)
     assert daemon.metric("account_unread", account="default") == 0
@@ -210,14 +210,14 @@ def test_with_clocks_apart_a_warning_is_given_and_nothing_is_lost_or_held_back(
     await_ready(daemon)
     for _ in range(2):
         add(daemon)
-        # A few polls, as ever. If clocks held it back, it would come when the slower one says so: `skew_seconds` later.
+        # Usually within a few polls. If the slower clock held entries back, they would come `skew_seconds` later.
         daemon.await_delivery(timeout=skew_seconds / 2)
         time.sleep(0.37)
     (warning,) = daemon.logged("clock.skewed")
     assert warning["level"] == "WARNING"
     assert warning["seconds_ahead"] == pytest.approx(-skew_seconds, abs=3)
     assert daemon.metric("clock_skew_seconds", account="default") == pytest.approx(-skew_seconds, abs=3)
-    # Put right while it runs, and wrong the other way round.
+    # The clock is corrected while it runs, then wrong in the other direction.
     daemon.simulator.change_settings(date_skew_seconds=0)
     add(daemon)
     daemon.await_delivery(timeout=skew_seconds / 2)
@@ -303,7 +303,7 @@ def test_a_key_file_that_is_not_there_yet_ends_the_start_with_1(daemon_of: MakeD
         daemon.key_file.write_text(key)
     daemon.configure(sinks={LOGGING: {"batch_events": "0"}})
     daemon.key_file.unlink()
-    daemon.command("run", code=2)  # a person is needed all the same
+    daemon.command("run", code=2)  # the missing key file does not hide the wrong value
 
 
 def test_a_reload_that_names_another_state_says_that_it_needs_a_restart(daemon_of: MakeDaemon) -> None:
@@ -377,7 +377,7 @@ def test_a_sink_forgotten_while_its_batch_is_on_the_way_does_no_harm(daemon_of: 
     daemon.configure(each={"read_timeout": '"10s"'})
     daemon.start()
     wait_until(lambda: daemon.simulator.sink_traffic[LOKI].max_per_second, what="a batch on the way")
-    # Gone from the file, but the daemon was not told yet.
+    # Removed from the file, but not yet reloaded.
     daemon.configure(sinks={LOGGING: {}})
     daemon.command("sinks", "forget", LOKI)
     wait_until(lambda: daemon.simulator.intakes[LOKI].stored, what="the batch arrives")
@@ -468,8 +468,8 @@ def test_at_rest_it_takes_little_memory_and_next_to_no_processor(daemon_of: Make
         f"{datetime.now(UTC):%H:%M} at rest: {memory / 1e6:.1f} MB, {share:.2%} of a core, {wakeups} wake-ups in {seconds:.0f} s"
     )
     assert memory < 70_000_000
-    # Four a second, which a busy machine does not change. A thread that looks for work again and again wakes up far more often.
+    # Usually four a second, also on a busy machine. A thread that polls for work would wake up far more often.
     assert wakeups < 12 * seconds
-    assert share < 0.1  # a thousandth on a machine of its own, most of a core for a thread that never waits
+    assert share < 0.1  # usually 0.001; almost 1 with a thread that never waits
     daemon.stop()
     daemon.assert_clean()

@@ -1,4 +1,4 @@
-"""What commands show on terminals of two usual sizes: no line is wrapped by the terminal, and what should fit the screen does."""
+"""The output of commands on terminals of two usual sizes: no line is wrapped, and short output fits the screen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES = [(80, 24), (120, 40)]
 
 
 def lines_of(place: Bench, *args: str, columns: int, rows: int) -> list[str]:
-    """What a command shows, once none of it is found to be too wide."""
+    """The lines that a command shows. Checks that none is too wide."""
     terminal = on_terminal([*COMMAND, *args], place.directory, place.environment(), columns=columns, rows=rows)
     lines = "\n".join(terminal.painted).rstrip("\n").splitlines()
     assert [line for line in lines if cell_len(line) > columns] == []

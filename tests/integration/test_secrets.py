@@ -1,4 +1,4 @@
-"""The canary test: whatever is run, at DEBUG, no secret shows on stdout, on stderr, or in any file that is left."""
+"""The canary test: every command runs at DEBUG, and no secret is on stdout, on stderr, or in any file."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ API_KEY = "canary-key-c0de"
 PROXY_PASSWORD = "canary-proxy-9d9d"
 HASH_KEY = "canary-hash-1b2c"
 
-# What is run of each command. `run` and `simulate` are started and, once they work, stopped.
+# Command -> the arguments to run it with. `run` and `simulate` are stopped when they work.
 RUNS: dict[str, list[tuple[str, ...]]] = {
     "fetch": [("--since", "3h")],
     "run": [()],
     "backfill": [("--from", "2h", "--to", "1h", "--output", "-"), ("--from", "30m", "--to", "1m", "--sink", "logging")],
-    # Of three hours, one is closed at every minute of the day.
+    # Three hours always contain at least one hour that is over.
     "audit": [("--from", "3h", "--to", "1m", "--use", "fetch"), ("--from", "3h", "--to", "1m", "--repair")],
     "check": [(), ("--json",), ("--offline",)],
     "tail": [("--once", "--since", "2h"), ("--once", "--json")],
@@ -46,7 +46,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
 
 
 def disguises(secret: str) -> Iterator[bytes]:
-    """The secret as it may appear: as it is, and as Basic authentication would have it."""
+    """The forms of a secret: as it is, and encoded for Basic authentication."""
     yield secret.encode()
     for user in ("canary", "me"):
         yield base64.b64encode(f"{user}:{secret}".encode())
@@ -66,9 +66,9 @@ def expect_no_canary(run: Run, directory: Path) -> None:
 
 
 def configured(place: Bench) -> dict[str, str]:
-    """A configuration with a secret of every origin, and the environment for it."""
+    """Write a configuration with a secret from every origin.  Returns: its environment."""
     (place.directory / "hash.key").write_text(HASH_KEY)
-    # `.key`, too: it holds a secret on purpose.
+    # Also named `.key`, because it contains a secret on purpose.
     config = place.directory / "config.key"
     config.write_text(
         f"""
@@ -137,12 +137,12 @@ def test_no_failure_shows_a_secret(bench: Starter) -> None:
     expect(1, "path=entries:html", f"contract={FIRST}:reset", **basic)
     expect(1, HTTP_PROXY=proxy, **basic)
     expect(1, IONOS_API_URL=f"http://127.0.0.1:{free_port()}", **wrong)
-    # Mistakes that put a secret where it does not belong.
+    # Mistakes of a user who puts a secret in the wrong place.
     expect(2, IONOS_API_URL=f"https://me:{PASSWORD}@api.ionos.com", **wrong)
     expect(2, IONOS_POLLER_API__TOKEN=TOKEN, IONOS_API_TOKEN="", IONOS_POLLER_API__NOPE=PASSWORD)
     expect(2, IONOS_API_TOKEN=f"{TOKEN} {PASSWORD}")
     expect(2, IONOS_API_TOKEN=f"{TOKEN}\n{PASSWORD}")
-    expect(3, IONOS_API_TOKEN=f"{TOKEN}\n")  # refused by the API alone
+    expect(3, IONOS_API_TOKEN=f"{TOKEN}\n")  # valid for us; the API refuses it
     (place.directory / "ionos-poller.toml").write_text(f"[api]\ntoken = '{TOKEN}'\npage_sise = 1\n")
     (place.directory / "ionos-poller.toml").chmod(0o644)
     run = place.fetch("--log-level", "debug")

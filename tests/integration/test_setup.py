@@ -1,4 +1,4 @@
-"""`setup` against the stand-in of the Logging Service's API: once, again, interrupted, refused; and where the key shows."""
+"""`setup` against a stand-in for the Logging Service's API: first run, repeated, interrupted, refused; where the key is shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARGUMENTS = ("--log-level", "debug", "setup", "--region", "de-txl", "--pipeline"
 
 
 class Place(Bench):
-    """A bench whose `setup` asks the stand-in."""
+    """A bench whose `setup` uses the stand-in."""
 
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench.directory, bench.simulator)
@@ -36,7 +36,7 @@ class Place(Bench):
         return run
 
     def asked(self, *methods: str) -> list[str]:
-        """What was asked of the API beyond looking."""
+        """The requests to the API with these methods; by default those that change something."""
         return [line for line in self.simulator.pipelines.requests if line.startswith(methods or ("POST", "PATCH"))]
 
     def sinks(self) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ class Place(Bench):
 @pytest.fixture
 def place(bench: Starter) -> Place:
     place = Place(bench(contracts=1, events=5, pipeline_ready_seconds=0.3))
-    # No test may find another's port taken.
+    # No port: another test may use it.
     place.config_file.write_text('# mine\n[http]\nlisten = ""\n')
     return place
 
@@ -273,7 +273,7 @@ def test_without_the_extra_it_says_how_to_get_it(place: Place) -> None:
 
 
 def on_terminal(place: Place, *args: str, typed: bytes = b"") -> bytes:
-    """What is said on a terminal, to its good end."""
+    """Run `setup` on a terminal; it must succeed.  Returns: its output."""
     env = place.environment({"IONOS_LOGGING_API_URL": place.simulator.url, "TERM": "dumb"})
     master, slave = pty.openpty()
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`setup --kafka` against the stand-in of Event Streams' API: the certificates on the disk, the sink in the configuration."""
+"""`setup --kafka` against a stand-in for the API of Event Streams: the certificates on disk, the sink in the configuration."""
 
 from __future__ import annotations
 

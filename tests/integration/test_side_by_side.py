@@ -1,4 +1,4 @@
-"""Tests run side by side as the Makefile has them run: one worker takes all of a unit of work."""
+"""Tests run in parallel with the options of the Makefile: one worker runs all tests of a unit."""
 
 from __future__ import annotations
 

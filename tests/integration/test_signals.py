@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, wherever they find a command: it ends at once with 130, says nothing of Python and loses nothing."""
+"""SIGTERM and SIGINT at any moment of a command: it ends at once with 130, without a traceback and without loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASKING = {
     "fetch": ("fetch", "--since", "1h"),
     "fetch --explain-filter": ("fetch", "--explain-filter"),
     "backfill": ("backfill", "--from", "1h", "--to", "1m", "--output", "out.ndjson"),
-    "audit": ("audit", "--from", "3h", "--to", "1m"),  # one of these hours is closed at every minute of the day
+    "audit": ("audit", "--from", "3h", "--to", "1m"),  # at least one of these hours is over
     "check": ("check",),
     "setup": ("setup", "--region", "de-txl", "--pipeline", "audit", "--yes"),
 }
@@ -34,13 +34,13 @@ ANY = [
     ("config", "show"),
 ]
 
-# Over before the signal came, asked to stop, or not listening yet.
+# 0: over before the signal. 130: stopped. -SIGTERM: its signal handlers were not set yet.
 CODES = {0, 130, -signal.SIGTERM}
 
 
 @pytest.fixture
 def deaf() -> Iterator[str]:
-    """The URL of a place that answers no attempt to connect: its queue of one is taken."""
+    """The URL of a socket that accepts no connection: its queue is full."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -53,14 +53,14 @@ def deaf() -> Iterator[str]:
 
 
 def is_connecting(process: Any) -> bool:
-    """Whether a process is in the middle of a handshake."""
+    """Whether a process has sent a SYN and has no answer yet."""
     names = open_files(process.pid)
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return any(row[3] == "02" and f"socket:[{row[9]}]" in names for row in rows)
 
 
 def has_begun(process: Any) -> bool:
-    """Whether a process is past its first statement, or over: it has loaded a library that only we ask for."""
+    """Whether a process has run our first statement (it loaded msgspec, which only we import), or has ended."""
     return process.poll() is not None or "msgspec" in Path(f"/proc/{process.pid}/maps").read_text()
 
 
@@ -81,13 +81,13 @@ def test_while_it_connects(bench: Starter, deaf: str, command: str, number: sign
 def test_at_any_moment(bench: Starter) -> None:
     dice = random.Random(seed_of_chance())
     place: Bench = bench(events=500, latency_seconds=0.01)
-    # No test may find another's port taken: `check` would say so.
+    # No port: another test may use it, and `check` would report that.
     (place.directory / "ionos-poller.toml").write_text('[http]\nlisten = ""\n')
     assert place.fetch("--since", "3h").code == 0
     for command in [*ANY, *ANY, *ANY]:
         number = dice.choice((signal.SIGTERM, signal.SIGINT))
         process = place.start(*command, env={"IONOS_LOGGING_API_URL": place.simulator.url})
-        wait_until(lambda: has_begun(process), what="our first statement")  # noqa: B023  # until then, Python answers
+        wait_until(lambda: has_begun(process), what="our first statement")  # noqa: B023  # before that, Python handles the signal
         try:
             process.wait(timeout=dice.uniform(0, 0.6))
         except subprocess.TimeoutExpired:
@@ -99,7 +99,7 @@ def test_at_any_moment(bench: Starter) -> None:
 
 @pytest.fixture
 def unread() -> Iterator[int]:
-    """A pipe that is full and not read: where to write."""
+    """The writing end of a full pipe that nobody reads."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""The simulator over real HTTP: the API's rules, its faults, and the intakes with their books."""
+"""The simulator over real HTTP: the rules of the API, the faults, and the intakes with their books."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST, SECOND = 31960001, 31960002
 
 
 class Client:
-    """A session against one simulator, with its token."""
+    """A session with one simulator, with its token."""
 
     def __init__(self, simulator, session):
         self.simulator, self.session = simulator, session
@@ -50,7 +50,7 @@ class Client:
 
 @pytest.fixture
 def simulate():
-    """Starts simulators, each with a client, and ends them all."""
+    """Starts simulators, each with a client, and stops them all."""
     started = []
 
     def start(**settings):

@@ -1,4 +1,4 @@
-"""The HTTP sinks against the simulator's intakes over real HTTP, with all that goes wrong on the way."""
+"""The HTTP sinks against the simulator's intakes over real HTTP, with faults."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def make(simulator: Simulator | str, name: str, **settings) -> Sink:
 def make_events(
     count: int = 3, *, age_seconds: float = 1, collected_at: float | None = None, text: str = ""
 ) -> list[OutboxEvent]:
-    """Newest last, a millisecond apart; the last happened that long before all were collected."""
+    """Events, newest last, a millisecond apart. The last one happened `age_seconds` before all were collected."""
     collected = int(time.time() if collected_at is None else collected_at)
     last_us = round((collected - age_seconds) * 1_000_000)
     return [
@@ -80,7 +80,7 @@ def lines(events: list[OutboxEvent]) -> list[bytes]:
 
 
 def deliver(sink: Sink, events: list[OutboxEvent]) -> tuple[list[OutboxEvent], int]:
-    """Send as the deliverer does, halving on demand: what was refused in the end, and the requests it took."""
+    """Send as the deliverer does, halving if needed.  Returns: the events refused for good, and the number of requests."""
     todo, refused, requests = [events], [], 0
     while todo:
         piece = todo.pop(0)
@@ -142,7 +142,7 @@ def test_every_failure_has_its_outcome_and_the_next_send_works(simulator, name, 
     assert reason in outcome.reason
     assert isinstance(sink.send(events), Accepted)
     assert set(simulator.intakes[name].lines) == set(lines(events))
-    # Loki drops an exact repeat; the Logging Service has nothing to know one by.
+    # Loki drops an exact repeat; the Logging Service cannot recognise one.
     assert simulator.intakes[name].repeats == (len(events) if (name, fault) == (LOGGING, "lost-ack") else 0)
 
 
@@ -273,9 +273,7 @@ def test_entries_of_a_week_in_any_order_are_all_taken(simulator, order: Callable
     assert sorted(simulator.intakes[LOKI].lines) == sorted(lines(events))
     late = [stream for stream in simulator.loki.streams if "late=" in stream]
     assert '{contract="31960001", tag_name="activityLog"}' in simulator.loki.streams
-    assert (
-        2 <= len(late) <= 7
-    )  # of five hours, or up to seven where one begins between two of the ages, some share a stream
+    assert 2 <= len(late) <= 7  # one stream for each hour: ages are in five to seven hours, and some share a stream
 
 
 def test_entries_too_old_cost_no_request_and_the_rest_arrives(simulator):

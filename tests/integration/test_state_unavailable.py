@@ -1,4 +1,4 @@
-"""A state that cannot be used for a while, locked or away: the daemon waits; a command ends with 1, to be started again."""
+"""A state that is locked or unreachable for a while: the daemon waits; a command ends with 1, and can be started again."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_daemon_that_starts_while_its_database_is_away_begins_when_it_is_back(
         daemon.configure(more=f'[state]\nurl = "postgresql://postgres@127.0.0.1:{way.port}/away"\n')
         daemon.start(is_awaited=False)
         wait_until(lambda: daemon.logged("state.unavailable"), what="the daemon says so")
-        daemon.signal(signal.SIGHUP)  # it is not ended by it: the configuration is loaded when it begins
+        daemon.signal(signal.SIGHUP)  # must not end it: the configuration is loaded when it begins
         fetch = [*COMMAND, "fetch"]
         options = {"cwd": daemon.directory, "env": clean_environment(), "capture_output": True, "encoding": "utf-8"}
         done = subprocess.run(fetch, **options, check=False)  # type: ignore[call-overload]

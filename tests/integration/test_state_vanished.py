@@ -1,4 +1,4 @@
-"""A state that somebody deleted is told like one that is damaged; a state that never was, or was meant to go, is not."""
+"""A deleted state is reported like a damaged one. A state that never existed, or was removed on purpose, is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`status` as a person sees it on a terminal, and as a pipe and a machine get it; while `run` runs and while it does not."""
+"""`status` on a terminal, in a pipe and as JSON, while `run` runs and while it does not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT_A_GLANCE = 20
 
 @pytest.fixture
 def troubled(daemon_of: MakeDaemon) -> Daemon:
-    """A daemon that delivers to Loki; a sink that refuses its key, one that is down, and a contract that is refused."""
+    """A daemon that delivers to Loki, with a sink that refuses its key, a sink that is down, and a refused contract."""
     daemon = daemon_of(events=100, forbidden=(SECOND,))
     sinks: Mapping[str, Mapping[str, str]] = {
         LOKI: {},
@@ -42,7 +42,7 @@ def status(daemon: Daemon, *args: str, **env: str) -> Terminal:
 
 
 def row_of(text: str, name: object) -> list[str]:
-    """The cells of the table's row that begins with this."""
+    """The cells of the row that begins with `name`."""
     return next(line.split() for line in text.splitlines() if line.startswith(f" {name} "))
 
 

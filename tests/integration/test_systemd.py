@@ -1,7 +1,7 @@
-"""The systemd units: what systemd says of them, that their sandbox lets the program work, and what the program tells systemd.
+"""The systemd units: systemd accepts them, the program works in their sandbox, and its messages to systemd.
 
-The sandbox is tried for real: a systemd of the test's own, process 1 of namespaces of its own (`tests/systemd_boot.sh`), runs the
-units as they are, in front of a simulator. That needs root; without it these tests are skipped, and say so.
+The sandbox is real: a systemd of the test, process 1 in its own namespaces (`tests/systemd_boot.sh`), runs the unchanged units
+against a simulator. That needs root; without it these tests are skipped, and say so.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EVENTS = 500
 
 
 def options(unit: str) -> dict[str, list[str]]:
-    """What a unit sets, by name: every section, in order."""
+    """Name of a setting -> its values, from all sections of a unit, in order."""
     found: dict[str, list[str]] = {}
     for line in (UNITS / unit).read_text().splitlines():
         if not line.startswith(("#", "[")) and "=" in line:
@@ -57,12 +57,12 @@ def options(unit: str) -> dict[str, list[str]]:
     return found
 
 
-# What the units say
+# The content of the units
 
 
 @pytest.fixture(scope="module")
 def systemd() -> None:
-    """systemd's tools; installed where that may be done."""
+    """Needs systemd's tools; installs them if possible."""
     program("systemd-analyze", "systemd", "the systemd units")
 
 
@@ -74,7 +74,7 @@ def analyze(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def units(tmp_path: Path, systemd: None) -> Path:
-    """The units with a program that is there, since `verify` looks for it, and the example drop-in with all it offers."""
+    """The units with an existing program, because `verify` checks it, and the example drop-in with all its settings enabled."""
     for name in (RUN, BACKFILL):
         (tmp_path / name).write_text((UNITS / name).read_text().replace(PROGRAM, sys.executable))
         drop_in = tmp_path / f"{name}.d" / "example.conf"
@@ -95,7 +95,7 @@ def test_systemd_finds_nothing_wrong_with_a_unit(units: Path, unit: str) -> None
 def test_systemd_finds_nothing_wrong_with_the_example_drop_in(units: Path) -> None:
     assert EXAMPLE.read_text().count("\n#LoadCredential=") > 1
     done = analyze("verify", f"./{RUN}", cwd=units)
-    # The program elsewhere, which is not there, shows that the drop-in was read.
+    # This error shows that the drop-in was read: the program in it does not exist.
     assert done.stderr.splitlines() == [
         f"{RUN}: Command /usr/bin/ionos-poller is not executable: No such file or directory"
     ]
@@ -143,7 +143,7 @@ def test_systemd_waits_longer_than_the_daemon_takes() -> None:
     assert float(run["WatchdogSec"][0]) > 5 * schedule.HEARTBEAT_SECONDS
 
 
-# What the daemon tells systemd
+# The daemon's messages to systemd
 
 
 class Ear:
@@ -156,7 +156,7 @@ class Ear:
         self._socket.bind(address.replace("@", "\0", 1))
 
     def heard(self, **values: str) -> list[dict[str, str]]:
-        """The messages with these values so far, or words of them."""
+        """The messages so far whose values contain these texts."""
         with suppress(BlockingIOError):
             while data := self._socket.recv(65536):
                 self._heard.append(dict(line.split("=", 1) for line in data.decode().split("\n")))
@@ -167,7 +167,7 @@ class Ear:
 
 
 class Service:
-    """The daemon, started as systemd would: in /, without a home, all it needs named by the environment."""
+    """The daemon, started as systemd does: in /, without a home, with all paths in environment variables."""
 
     def __init__(self, directory: Path, simulator: Simulator, address: str) -> None:
         self.state_dir, self.credentials = directory / "state", directory / "credentials"
@@ -265,7 +265,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory, systemd: None) -> Iterator[
 
 @pytest.fixture
 def machine(booted: Machine) -> Iterator[Machine]:
-    """The machine with the service stopped and a state of its own, as after an installation."""
+    """The machine as after an installation. After the test, the service is stopped and its files are reset."""
     yield booted
     booted.systemctl("stop", RUN)
     booted.systemctl("reset-failed")
@@ -279,7 +279,7 @@ def test_in_its_sandbox_the_service_works_and_stops(machine: Machine) -> None:
     machine.systemctl("start", RUN)
     machine.await_delivery()
     wait_until(lambda: machine.show("StatusText") == "ready", what="it says that it is ready")
-    # The sandbox is there: another user, no capability, system calls filtered.
+    # The sandbox works: another user, no capability, system calls filtered.
     process = machine.root / "proc" / machine.show("MainPID") / "status"
     status = dict(line.split(":\t", 1) for line in process.read_text().splitlines() if ":\t" in line)
     assert (status["CapBnd"].strip("0"), status["NoNewPrivs"], status["Seccomp"]) == ("", "1", "2")
@@ -321,7 +321,7 @@ def test_a_reload_takes_a_good_configuration_and_keeps_the_process(machine: Mach
     wait_until(
         lambda: "the old configuration stays in force: http.listen" in machine.log, what="the daemon's own reason"
     )
-    machine.write("config.toml", machine.config, 0o644)  # for `status`; the daemon is not told
+    machine.write("config.toml", machine.config, 0o644)  # for `status`; the daemon does not reload it
     machine.simulator.add_entries(CONTRACTS[0], count=1)
     machine.await_delivery()
     assert machine.show("MainPID") == before
@@ -361,11 +361,11 @@ def test_a_backfill_runs_beside_the_daemon_and_leaves_its_files_alone(machine: M
     assert machine.show("Result", unit) == "success"
     lines = (machine.state_dir / "january.ndjson").read_bytes().splitlines()
     assert len(lines) == sum(log.counts()[0] for log in machine.simulator.logs.values())
-    # The daemon goes on writing its state.
+    # The daemon can still write its state.
     machine.simulator.add_entries(CONTRACTS[0], count=5)
     machine.await_delivery()
     assert machine.show("NRestarts") == "0"
-    # Wrong arguments are for a person to mend.
+    # Wrong arguments need a person: it is not restarted.
     machine.write("backfill-january.env", "BACKFILL_ARGS=--from 1h --to 2h --sink logging\n")
     machine.systemctl("start", unit)
     wait_until(lambda: machine.show("ActiveState", unit) == "failed", what="it is not tried again")

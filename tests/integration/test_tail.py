@@ -1,4 +1,4 @@
-"""`tail`: who did what, as it comes, without a state."""
+"""`tail`: who did what, live, without a state."""
 
 from __future__ import annotations
 
