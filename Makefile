@@ -1,4 +1,4 @@
-# Everything a developer does here. Needs Python 3.11 or newer (with venv) and make; the rest comes from the lock.
+# The commands for developers. They need Python 3.11 or newer (with venv) and make; the rest comes from the lock.
 
 PYTHON ?= python3
 ARGS   ?=
@@ -11,13 +11,13 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 CORE := poller/core/errors.py,poller/core/damage.py,poller/core/gaps.py,poller/core/events.py,poller/core/answers.py,poller/core/entries.py,poller/core/identity.py,poller/core/times.py,poller/core/windows.py,poller/core/density.py,poller/core/delivery.py,poller/core/reading.py,poller/core/narrowing.py,poller/core/sifting.py,poller/core/outages.py,poller/core/mapping/*,poller/core/evidence/*
-# Tests wait more than they work, so that more of them than there are processors run side by side. The workers take the longest
-# first, and what shares a fixture stays together (tests/order.py). A worker that dies ends the run: a new one
-# would wait for work for ever. `make test WORKERS=0`: one after the other.
+# Tests mostly wait, so more of them than processors run in parallel. The workers begin with the longest tests, and tests that
+# share a fixture stay in one worker (tests/order.py). A worker that dies ends the run, because a new one would never get work.
+# `make test WORKERS=0`: one after the other.
 WORKERS ?= 8
 SIDE_BY_SIDE := --numprocesses=$(WORKERS) --dist=loadscope --no-loadscope-reorder --max-worker-restart=0
 
-# Where Python keeps nothing of what it has compiled, each worker prepares all tests anew: ten seconds of processor time each.
+# If Python keeps no compiled files, each worker compiles all tests again: ten seconds of processor time each.
 unexport PYTHONDONTWRITEBYTECODE
 
 define CHECK_PYTHON
@@ -33,7 +33,7 @@ help: ## this list
 
 setup: $(READY) ## .venv with the locked development environment
 
-# Made anew whenever the lock changed, so that it holds what the lock says and nothing else.
+# Made again if the lock changed, so that it has the packages of the lock and no others.
 .venv/.locked: requirements-dev.lock
 	$(CHECK_PYTHON)
 	@echo "Making .venv from requirements-dev.lock ..."
@@ -45,51 +45,51 @@ $(READY): .venv/.locked pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY) ## the whole thing on this machine, no account needed
+demo: $(READY) ## try the whole program on this machine, without an account
 	@$(BIN)/ionos-poller demo
 
-run: $(READY) ## the daemon from this checkout: make run ARGS="--config my.toml"
+run: $(READY) ## run the daemon from this checkout: make run ARGS="--config my.toml"
 	@$(BIN)/ionos-poller $(ARGS) run
 
-test: $(READY) ## all tests, as fast as they go
+test: $(READY) ## all tests, as fast as possible
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(COVER)
 
-quick: $(READY) ## those of them that take less than a second each: an answer in a few minutes
+quick: $(READY) ## only tests that take less than a second each: a result in a few minutes
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --quick $(ARGS)
 
 PAGES := --cov-report=html
 cover: COVER = --cov --cov-report=term $(PAGES)
-cover: test ## the same with the coverage floors: one for all, and all of the core; pages to browse in htmlcov/
+cover: test ## all tests with minimum coverage (one for all code, 100 % for the core); pages in htmlcov/
 	$(BIN)/coverage report --include='$(CORE)' --fail-under=100
 
-durations: $(READY) ## what each test takes, for the order in which they run and for docs/testing.md
+durations: $(READY) ## measure the time of each test, for the order of tests and for docs/testing.md
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --record-durations
 	$(BIN)/python -m tests.order
 
-mutate: $(READY) ## small mistakes put into each module, one at a time: which does no unit test find? make mutate ARGS="pipeline sinks"
+mutate: $(READY) ## put small mistakes into each module, one at a time, and list those that no unit test finds: make mutate ARGS="pipeline sinks"
 	$(BIN)/python -m tests.mutation $(ARGS)
 
-sbom: $(READY) ## dist/: what the image installs, with licences and hashes, in CycloneDX's form
+sbom: $(READY) ## dist/: the list of packages in the image, with licences and hashes, as CycloneDX
 	$(BIN)/python -m tests.sbom requirements.lock dist
 
-vulnerabilities: $(READY) ## known ones in what the lock names; says so where it cannot ask
+vulnerabilities: $(READY) ## known vulnerabilities of the locked packages; says so if it cannot check
 	$(BIN)/python -m tests.vulnerabilities requirements-dev.lock
 
 lint: $(READY) ## style and security rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(READY) ## mend what can be mended without thinking
+format: $(READY) ## fix style problems that can be fixed automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 types: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(READY) ## ratios against a bare loop
+bench: $(READY) ## benchmarks: ratios against a bare loop
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-fuzz: $(READY) ## property tests on two hundred times as many examples: make fuzz ARGS="-k hostile"
+fuzz: $(READY) ## property tests with two hundred times as many examples: make fuzz ARGS="-k hostile"
 	$(BIN)/python -m pytest -q tests/property --hypothesis-profile=fuzz $(ARGS)
 
 soak: $(READY) ## the fault harness for hours, with a report: make soak ARGS="--kills 1000"
@@ -98,24 +98,24 @@ soak: $(READY) ## the fault harness for hours, with a report: make soak ARGS="--
 bench-compare: $(READY) ## two saved results side by side: make bench-compare OLD=a.json NEW=b.json
 	$(BIN)/python -m tests.benchmarks --compare $(OLD) $(NEW)
 
-docs: $(READY) ## docs/configuration.md and man/, from the model and the commands
+docs: $(READY) ## write docs/configuration.md and man/ from the model and the commands
 	$(BIN)/python -m tests.generate_docs
 
-pictures: $(READY) ## docs/pictures/: demo, status, tail and the page at work; needs Chromium: make pictures ARGS="--minutes 60"
+pictures: $(READY) ## make docs/pictures/ (demo, status, tail and the page); needs Chromium: make pictures ARGS="--minutes 60"
 	$(BIN)/python -m tests.pictures $(ARGS)
 
-grafana: $(READY) ## grafana/: dashboards and alert rules, from their source beside them
+grafana: $(READY) ## write the dashboards and alert rules in grafana/ from their source
 	$(BIN)/python -m grafana
 
 wheel: $(READY) ## dist/: the sdist, and the wheel built from it
 	@rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 
-wheel-check: wheel ## install that wheel in a fresh venv and use it
+wheel-check: wheel ## install the wheel in a fresh venv and use it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m tests.wheel_check dist
 
-deb: wheel ## dist/: a package for the Debian or Ubuntu that this runs on
+deb: wheel ## dist/: a package for the Debian or Ubuntu of this machine
 	packaging/build-deb dist/*.whl $(BIN)/pip dist
 
 check: PAGES :=
@@ -124,9 +124,9 @@ check: lint types vulnerabilities cover wheel-check sbom ## what CI runs
 COMPILE := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-config \
     --custom-compile-command "make lock"
 
-# Three locks: what the image installs, what builds its wheel, and what development needs, which holds both.
-# uv lives outside .venv: a lock that does not install must not keep itself from being mended.
-lock: ## newest versions our bounds allow, for Python 3.11 and up, with hashes
+# Three locks: for the image, for building its wheel, and for development, which includes both.
+# uv is outside of .venv, so that a lock that cannot be installed can still be replaced.
+lock: ## lock the newest versions within our bounds, for Python 3.11 and newer, with hashes
 	$(CHECK_PYTHON)
 	@$(PYTHON) -m venv --clear build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
@@ -134,6 +134,6 @@ lock: ## newest versions our bounds allow, for Python 3.11 and up, with hashes
 	$(COMPILE) --constraint requirements-dev.lock pyproject.toml --extra firehose --extra setup --extra otlp --extra kafka --extra archive --extra postgres --output-file requirements.lock
 	$(COMPILE) --constraint requirements-dev.lock --group build --output-file requirements-build.lock
 
-clean: ## all that make made; state/ stays
+clean: ## delete all that make made; state/ stays
 	rm -rf .venv build dist htmlcov mutants .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
