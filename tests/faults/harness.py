@@ -200,7 +200,7 @@ class Harness:
         )
 
     def _add_entries(self, contract: int, count: int, late_seconds: float) -> None:
-        """Add entries of the last seconds: no second may have too many for the API. Without overlap, of now: none may be late."""
+        """Add entries of the last seconds: no second may have too many for the API. Without overlap all are of now, not late."""
         span = _SPAN_SECONDS if self._overlap != "0s" else 0.0
         at = datetime.now(UTC) - timedelta(seconds=span)
         self._simulator.add_entries(

@@ -64,7 +64,7 @@ class Books(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Events that may cause a repeat: processes that did not end well, outages of the sinks, damaged states."""
+    """The causes of allowed repeats: how many processes did not end well, outages of the sinks, and damaged states."""
 
     processes: int
     outages: int

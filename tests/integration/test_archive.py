@@ -238,7 +238,7 @@ def test_a_restore_that_has_no_room_fails(filled: Bench, unbuffered: str, to: st
     with (filled.directory / "printed").open("ab") as printed:
         run = filled.run(
             *("archive", "restore", "audit", "--output", to),
-            # Python does not notice that a limit cuts its own files off.
+            # The limit would also cut off Python's compiled files, which Python does not notice.
             env={"PYTHONUNBUFFERED": unbuffered, "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=printed,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),

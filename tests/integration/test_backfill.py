@@ -163,7 +163,7 @@ def test_an_export_of_nothing_is_an_empty_file(bench: Starter) -> None:
     subprocess.run(["gzip", "--test", str(place.directory / "none.ndjson.gz")], check=True)
 
 
-# The same order again
+# The same command again
 
 
 def test_the_same_order_again_says_that_it_is_complete_and_shows_the_books(bench: Starter) -> None:
@@ -284,7 +284,7 @@ def test_a_sink_that_run_got_later_is_brought_what_is_older(daemon_of: MakeDaemo
     daemon.assert_clean()
 
 
-# What Loki calls too old
+# Entries that are too old for Loki
 
 
 OLD, YOUNG = 300, 200

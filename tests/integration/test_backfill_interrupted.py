@@ -33,7 +33,7 @@ RANGE = ("--from", "2h", "--to", "0m")
 
 
 def interrupt(place: Bench, order: tuple[str, ...], after_requests: int, number: signal.Signals) -> int:
-    """Start it, and send the signal after so many more requests for entries.  Returns: its exit code."""
+    """Start it, and send signal `number` after `after_requests` requests for entries.  Returns: its exit code."""
     log = place.directory / "stderr"
     before = place.requests()
     with log.open("ab") as stderr:
@@ -109,7 +109,7 @@ def expire(place: Bench) -> None:
 def test_with_the_api_down_in_the_middle_it_ends_and_later_goes_on_where_it_was(
     bench: Starter, trouble: Callable[[Bench], None], codes: set[int]
 ) -> None:
-    # With an expired token the code is 3 if no contract was finished before, else 1.
+    # With an expired token the code is 3 if no contract was finished before, otherwise 1.
     # A complete export, to count its requests.
     whole = bench(events=3000)
     backfill(whole, *RANGE, "--output", "x", env=SMALL_WINDOWS)

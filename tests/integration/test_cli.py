@@ -327,7 +327,7 @@ def test_what_a_file_cannot_take_fails_the_command_that_prints_it(tmp_path: Path
         done = subprocess.run(
             [*COMMAND, "config", "schema"],
             cwd=tmp_path,
-            # Python does not notice that a limit cuts its own files off.
+            # The limit would also cut off Python's compiled files, which Python does not notice.
             env=clean_environment({"PYTHONUNBUFFERED": unbuffered, "PYTHONDONTWRITEBYTECODE": "1"}),
             stdout=file,
             stderr=subprocess.PIPE,
