@@ -1,4 +1,4 @@
-"""Moesif's actions as the tests read them: fields that are not Moesif's are an error."""
+"""Moesif's actions as the tests decode them. A field that Moesif does not have is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AWS's library as far as we use it: keeps what a client is made of, and leaves what it answers to the test."""
+"""A fake of AWS's library, as far as we use it. It records how clients are made; the test provides their answers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from botocore.exceptions import ClientError
 
 
 def refused(code: str | None = None, status: int | None = None, message: str | None = "words") -> ClientError:
-    """An error that a service answers; without what is None."""
+    """An error answer of a service. Arguments that are None are left out."""
     error = {name: value for name, value in (("Code", code), ("Message", message)) if value is not None}
     meta = {} if status is None else {"HTTPStatusCode": status}
     return ClientError({"Error": error, "ResponseMetadata": meta}, "call")
 
 
 class Library:
-    """`client` is what every session makes, `credentials` what it finds."""
+    """`client` is the client that every session makes, `credentials` are the credentials that it finds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, module: str, client: Any) -> None:
-        """`module` is the one that makes clients."""
+        """`module`: the module that makes the clients."""
         self.client = client
         self.credentials: tuple[str, str, str | None] | None = ("canary-access", "canary-secret", "canary-token")
         self.sessions: list[dict[str, Any]] = []
@@ -52,6 +52,6 @@ class Library:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the last client was told besides, as far as it was told anything."""
+        """The options in the `config` of the last client, without the options that were not given."""
         config = self.clients[-1]["config"]
         return {name: getattr(config, name) for name in config._user_provided_options}

@@ -1,10 +1,10 @@
-"""An archive in moto's S3 through many `kill -9` of who writes it: `python -m tests.archive_soak --kills 300 --entries 100000`.
+"""An archive in moto's S3 whose writer is killed again and again: `python -m tests.archive_soak --kills 300 --entries 100000`.
 
-With `--replicas 2`, so many daemons share a state in PostgreSQL, and take over from each other. The bucket has versions and
-object lock. On the way there requests fail: see `hostile_storage`. After each kill `archive verify` may find nothing but the
-batch that was being written; in the end nothing, with every entry in exactly one object, and every object of one version.
+With `--replicas 2`, two daemons share a state in PostgreSQL and take over from each other. The bucket has versions and object
+lock. Some requests to the storage fail: see `hostile_storage`. After each `kill -9`, `archive verify` may report only the batch
+that was being written. At the end it must report nothing; every entry is in exactly one object, every object has one version.
 
-Prints what came of it; `test_archive_s3.py` runs a short one of each.
+Prints the result. `test_archive_s3.py` runs a short soak with one replica and one with two.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ BUCKET = "audit-soak"
 URL = f"s3://{BUCKET}/prefix"
 _LEASE_SECONDS = 3
 _PATIENCE_SECONDS = 6.0
-_SHARE = 0.05  # of the requests to the storage fail
-_EXPIRED_SHARE = 0.1  # of the rounds are with an expired key
+_SHARE = 0.05  # share of the requests to the storage that fail
+_EXPIRED_SHARE = 0.1  # share of the rounds in which the key is expired
 _CONFIG = """
 state_dir = "{directory}/state"
 {state}
@@ -82,7 +82,7 @@ retry_max = "200ms"
 
 
 class Result(NamedTuple):
-    """What came of it. `in_mid_batch`: so many kills left a batch of which a part was written."""
+    """The result of a soak. `in_mid_batch`: the number of kills that left a batch partly written."""
 
     kills: int
     stops: int
@@ -101,7 +101,7 @@ class Result(NamedTuple):
 
 
 class Soak:
-    """Daemons, the API that they read, and the storage that they write to."""
+    """The daemons, the API that they read, and the storage that they write to."""
 
     def __init__(self, stack: ExitStack, replicas: int, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -145,13 +145,13 @@ class Soak:
             return start_process([*COMMAND, "run"], cwd=self.directory, env=environment, stdout=log, stderr=log)
 
     def kill_one(self) -> None:
-        """At any moment; then look at the archive, and start it again. Of several replicas one may stand still before."""
+        """Kill a daemon at a random moment, check the archive, start it again. Before that, another replica may be paused."""
         index = self.chance.randrange(len(self.processes))
         self.storage.is_expired = self.chance.random() < _EXPIRED_SHARE
         last, deadline = self.storage.requests + self.chance.randrange(40), time.monotonic() + _PATIENCE_SECONDS
         while self.storage.requests <= last and time.monotonic() < deadline:
-            time.sleep(0.01)  # until so much is written; nothing is assumed after the deadline
-        time.sleep(self.chance.uniform(0.0, 0.1))  # that is the fault: at any moment
+            time.sleep(0.01)  # until the storage has received these requests; nothing is assumed after the deadline
+        time.sleep(self.chance.uniform(0.0, 0.1))  # part of the fault: the moment is random
         if len(self.processes) > 1 and self.chance.random() < 0.1:
             self.stand_still(1 - index)
         process = self.processes[index]
@@ -161,18 +161,18 @@ class Soak:
         self.processes[index] = self.start()
         if self.storage.is_expired:
             self.storage.is_expired = False
-            if len(self.processes) > 1:  # who lives is parked: a person says that the key is a good one again
+            if len(self.processes) > 1:  # the sink is parked: report that its key is valid
                 self.command("sinks", "retry", "proof")
 
     def stand_still(self, index: int) -> None:
-        """For longer than its lease: the other one takes over, and what this one still commits is refused."""
+        """Pause a daemon for longer than its lease: the other one takes over, and commits of the paused one are refused."""
         self.processes[index].send_signal(signal.SIGSTOP)
-        time.sleep(_LEASE_SECONDS + 1)  # that is the fault
+        time.sleep(_LEASE_SECONDS + 1)  # the pause is the fault
         self.processes[index].send_signal(signal.SIGCONT)
         self.stops += 1
 
     def judge(self) -> None:
-        """What `archive verify` finds now: nothing but the batch that is being written."""
+        """Run `archive verify` and record each finding, except those about the batch that is being written."""
         report = self.verify()
         open_ = 0
         for where, message in report.findings:
@@ -187,7 +187,7 @@ class Soak:
         return Verifier(self._seen, is_signed_by, key=self._public, workers=2).run()
 
     def add(self, count: int) -> None:
-        """Entries of the last two minutes, of all contracts."""
+        """Add entries of the last two minutes, of all contracts."""
         contracts = list(self.api.contracts)
         for number, contract in enumerate(contracts):
             share = count * (number + 1) // len(contracts) - count * number // len(contracts)
@@ -202,7 +202,7 @@ class Soak:
 
 
 class Seen(S3Place):
-    """The bucket, without the faults on the way. What lies under a key of one version is read once."""
+    """The bucket, read without the faulty proxy. The content of a key with a single version is read only once."""
 
     def __init__(self, s3: str) -> None:
         key = SecretSource("inline", "", path="secret", inline=Secret("testing"))
@@ -227,9 +227,9 @@ class Seen(S3Place):
 
 
 def soak(kills: int, entries: int, seed: int = 1, replicas: int = 1, seconds: float = math.inf) -> Result:
-    """Kill a daemon so often while so many entries of five contracts are archived, then let it finish, and look.
+    """Kill daemons `kills` times while `entries` entries of five contracts are archived; then let them finish, and verify.
 
-    After `seconds` no further kill is begun.
+    After `seconds`, no further kill begins.
     """
     with ExitStack() as stack:
         run = Soak(stack, replicas, seed)

@@ -1,4 +1,4 @@
-"""Archives for tests: a place in memory, a chain made of plain values, and a program that changes one thing at a time."""
+"""Archives for tests: a place in memory, a chain of plain values, and mutations that each change one thing."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ ARCHIVE = "a" * 32
 
 
 def blocks_of_evidence(language: str) -> list[str]:
-    """The blocks of docs/evidence.md that are run on an archive."""
+    """The blocks of docs/evidence.md in a language, which tests run on an archive."""
     return [block.text for block in blocks(TOP / "docs/evidence.md") if block.language == language]
 
 
 class MemoryPlace:
-    """A place without a disk."""
+    """A place in memory."""
 
     url = "memory"
 
@@ -79,7 +79,7 @@ def entry(number: int, hour: int, contract: str = CONTRACTS[0]) -> OutboxEvent:
 
 
 class Writer:
-    """Writes a chain to a place, batch by batch."""
+    """Writes the chain of an archive to a place, batch by batch."""
 
     def __init__(self, place: Place, key: Signer | None, archive: str = ARCHIVE) -> None:
         self.place = place
@@ -117,7 +117,7 @@ class Writer:
 
 
 def archive_of(batches: int = 5, *, archive: str = ARCHIVE, key: Signer | None = None) -> tuple[MemoryPlace, Known]:
-    """An archive of two contracts and some hours, and its head. Each hour is stated with the batch after it."""
+    """An archive of two contracts and some hours, and its head. The statement of each hour is in the batch after it."""
     place = MemoryPlace()
     writer = Writer(place, key or signer(), archive)
     seed = int(archive[0], 16)
@@ -138,7 +138,7 @@ def verify(place: MemoryPlace, known: Known | None = None, key: Signer | None = 
 
 
 class Mutation(NamedTuple):
-    """One thing that somebody did: its name, and the keys of which one must be named."""
+    """One change to an archive: its name, and keys. The report must name at least one of the keys."""
 
     name: str
     where: frozenset[str]
@@ -156,7 +156,7 @@ def _digests(place: MemoryPlace) -> list[str]:
 
 
 def _rewritten(change: Callable[[random.Random, list[bytes]], None]) -> Mutate:
-    """Changes the lines of an object, and compresses them again."""
+    """A mutation that changes the lines of an object and compresses them again."""
 
     def mutate(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
         key = chance.choice(_objects(place))
@@ -245,7 +245,7 @@ def _flip_bit(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
     content = bytearray(place.objects[key])
     content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
     place.objects[key] = bytes(content)
-    # What is wrong with a digest may show at its signature, or at the one behind it.
+    # A wrong digest may be reported at its signature, or at the next digest.
     return [key, key.replace(".sig", ".json"), *_behind(key)]
 
 
@@ -283,7 +283,7 @@ def _edit_digest(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
 
 
 def _sign_anew(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
-    """Another key signs a digest that was edited, as it is or with that key named in it."""
+    """Edit a digest and sign it with another key. The digest may also name that key."""
     key = chance.choice(_digests(place))
     other = signer(2)
     digest = msgspec.structs.replace(decode(place.objects[key]), written_at="2026-02-02T00:00:00Z")
@@ -295,14 +295,14 @@ def _sign_anew(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
 
 
 def _sign_all_anew(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
-    """Another key makes the whole chain anew, one entry less."""
+    """Replace the whole archive by another one, of two to five batches, that is signed with another key."""
     made, _ = archive_of(chance.randrange(2, 6), key=signer(2))
     place.objects = made.objects
     return [digest_key(number) for number in range(1, 6)]
 
 
 def _cut_chain(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
-    """The chain ends earlier, with or without the objects of the digests that are gone."""
+    """Remove the last digests, with or without their objects."""
     keys = _digests(place)
     first = chance.randrange(1, len(keys))
     for number in range(first + 1, len(keys) + 1):
@@ -315,7 +315,7 @@ def _cut_chain(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
 
 
 def _mix(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
-    """A digest of another archive of the same key, whole with its objects, in place of ours."""
+    """Replace a digest and its objects by those of another archive that is signed with the same key."""
     other, _ = archive_of(archive="b" * 32)
     number = chance.randrange(1, 6)
     for key in (digest_key(number), signature_key(number)):
@@ -326,7 +326,7 @@ def _mix(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
 
 
 def _old_copy(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
-    """The archive as it was some batches ago, or one of its digests under the name of a newer one."""
+    """Put back an older copy of the archive, or put an older digest under the name of a newer one."""
     if chance.randrange(2):
         made, _ = archive_of(chance.randrange(1, 5))
         place.objects = made.objects

@@ -1,4 +1,4 @@
-"""A headless Chromium that looks at a page, driven over its DevTools pipe: no driver, no port."""
+"""A headless Chromium that shows a page. It is controlled over its DevTools pipe, without a driver or a port."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_browser() -> str | None:
-    """The command that starts one; None where there is none."""
+    """The command that starts a browser, or None if none is installed."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Browser:
-    """One browser with one page. `messages` are what the page or the browser complained about."""
+    """One browser with one page. `messages` are the errors and warnings of the page and the browser."""
 
     def __init__(self, command: str, profile: Path) -> None:
         to_read, to_write = os.pipe(), os.pipe()
@@ -90,17 +90,17 @@ class Browser:
         self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page, awaited where it is a promise."""
+        """The value of an expression in the page. A promise is awaited."""
         answer = self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def wait_for(self, condition: str, what: str = "") -> None:
-        """Until an expression in the page is true."""
+        """Wait until an expression in the page is true."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not self.run(f"Boolean({condition})"):
             assert time.monotonic() < deadline, (what or condition, self.text)
-            time.sleep(0.1)  # the pace of looking, up to a deadline; nothing is assumed to be over after it
+            time.sleep(0.1)  # how often the page is checked, up to a deadline; nothing is assumed after one sleep
 
     @property
     def text(self) -> str:
@@ -111,7 +111,7 @@ class Browser:
             self._call("Input.dispatchKeyEvent", type=type_, key=key, code=key, windowsVirtualKeyCode=9)
 
     def look(self, width: int, *, is_dark: bool = False, height: int = 900) -> None:
-        """As wide as this, in light or dark."""
+        """Set the size of the page, and light or dark mode."""
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
@@ -140,7 +140,7 @@ class Browser:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A browser with a profile of its own, closed in the end."""
+    """A browser with its own profile. It is closed after the test."""
     command = find_browser()
     assert command is not None, f"none of {', '.join(NAMES)} is installed"
     with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:

@@ -1,4 +1,4 @@
-"""Certificates for servers on loopback, made anew for each test: trusted by nobody who was not told to."""
+"""Certificates for servers on loopback, new for each test. Clients trust one only if they are configured to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 def make_certificate(directory: Path, *, host: str = "127.0.0.1", days: int = 1) -> Path:
-    """A file with a certificate that signs itself, and its key. With negative `days` it has expired."""
+    """A file with a self-signed certificate and its key. With negative `days` it has expired."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
     now = datetime.now(UTC)

@@ -16,7 +16,7 @@ Stream = int | IO[str] | IO[bytes] | None
 def start_process(
     command: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: Stream = subprocess.DEVNULL, **options: Any
 ) -> subprocess.Popen[Any]:
-    """As `subprocess.Popen`, without input by default. Forked where that comes to the same: it takes a twentieth of the time."""
+    """As `subprocess.Popen`, without input by default. Forks if the result is the same: that takes a twentieth of the time."""
     is_forked = options.keys() <= {"stdout", "stderr", "encoding"} and can_be_forked(command, env)
     return (Forked if is_forked else subprocess.Popen)(command, cwd=cwd, env=env, stdin=stdin, **options)
 
@@ -24,10 +24,10 @@ def start_process(
 def run_command(
     *args: str, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 30
 ) -> subprocess.CompletedProcess[str]:
-    """Run `ionos-poller ARGS` to its end, in `cwd`, where it looks for `./state` and `./ionos-poller.toml`.
+    """Run `ionos-poller ARGS` to its end in `cwd`. It looks there for `./state` and `./ionos-poller.toml`.
 
-    `env` comes on top of a clean environment. stdout and stderr are captured as UTF-8. Raises
-    subprocess.TimeoutExpired, with the process killed, when `timeout` seconds have passed.
+    `env` is added to a clean environment. stdout and stderr are captured as UTF-8. After `timeout` seconds it kills the
+    process and raises subprocess.TimeoutExpired.
     """
     with start_command(*args, cwd=cwd, env=env) as process:
         try:
@@ -47,8 +47,8 @@ def start_command(
 ) -> subprocess.Popen[str]:
     """Start `ionos-poller ARGS` and return at once; the `start` fixture does this and cleans up after.
 
-    Give a file as `stderr` (or `stdout`) for a process that says much: nobody empties the pipe while a
-    test waits.
+    Give a file as `stderr` (or `stdout`) for a process with much output: the pipe is not read while a test
+    waits.
     """
     command = [*COMMAND, *args]
     return start_process(command, cwd=cwd, env=clean_environment(env), stdout=stdout, stderr=stderr, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What holds for every test: no setting leaks in, nothing started stays behind, the longest come first, an empty run fails."""
+"""Rules for every test: no setting from outside, no process left behind, longest tests first. A run without tests fails."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.commands import start_command
 from tests.postgres import Server
 from tests.support import is_foreign_setting, take_interrupts
 
-# Hypothesis knows `ci`: the same examples in every run. Here no deadline: a busy machine is not a bug.
+# Hypothesis has a profile `ci` with the same examples in every run. No deadline here: a busy machine is not a bug.
 settings.register_profile("local", deadline=None)
-# For the long run by hand, `make fuzz`: two hundred times as many, in no two runs the same.
+# For the long run by hand, `make fuzz`: two hundred times as many examples, different ones in each run.
 settings.register_profile("fuzz", deadline=None, max_examples=20_000, suppress_health_check=list(HealthCheck))
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
@@ -39,7 +39,7 @@ def clean_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
-    """Put the log back as it was: a command that ran in this process has set it up as its own."""
+    """Restore the logging set-up: a command that runs in this process changes it."""
     loggers = [logging.getLogger(), logging.getLogger("poller")]
     before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
     yield
@@ -50,14 +50,14 @@ def restored_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def unwatched_signals() -> Iterator[None]:
-    """Let signals wake nobody: `run` in this process would have it ended soon after the next SIGTERM of any test."""
+    """Restore signals to wake no thread. Otherwise `run` in this process ends it soon after the next SIGTERM of any test."""
     yield
     signal.set_wakeup_fd(-1)
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`support.start_command`, with everything it started killed and reaped when the test is over."""
+    """`commands.start_command`, which kills and reaps all its processes when the test is over."""
     processes: list[subprocess.Popen[str]] = []
 
     def start_and_remember(*args: str, **options: Any) -> subprocess.Popen[str]:
@@ -90,9 +90,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Leave what was collected out of each later look for garbage: it is much, and stays.
+    """Exclude the collected tests from later garbage collections: they are many, and stay.
 
-    Under mutmut, forget the names of parameters: its next session in this process would escape them again, and miss the tests.
+    Under mutmut, forget the names of parameters: its next session would escape them again, and not find the tests.
     """
     gc.collect()
     gc.freeze()
@@ -139,7 +139,7 @@ def postgres_server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def postgres_stores(postgres_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The states in one schema of it. Each test opens a use of its own."""
+    """The states in one schema of that server. Each test opens a use of its own."""
     from poller.config import load
     from poller.store.postgres import Stores
 
@@ -151,7 +151,7 @@ def postgres_stores(postgres_server: Server, tmp_path_factory: pytest.TempPathFa
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A run in which every test was skipped has shown nothing: let it fail like one without tests."""
+    """Let a run in which every test was skipped fail, like a run without tests."""
     if exitstatus != pytest.ExitCode.OK or session.config.option.collectonly:
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -1,4 +1,4 @@
-"""What the tests of `run` share: the daemon as a process of its own, a simulator as all it talks to, and what came of it."""
+"""What the tests of `run` share: the daemon as a process, a simulator as its only peer, and checks of the result."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ FIRST, SECOND = 31960001, 31960002
 CONTRACTS = (FIRST, SECOND)
 STOPS_WITHIN_SECONDS = 10.0
 
-# Patience and pace of a test: everything that is not the subject of one happens at once. But for the wait for an answer: a
-# busy machine may take a while to give one, and a batch that is sent once more is a repeat that no test has asked for.
+# Waits and rates for tests: short, unless a test is about them. Only `read_timeout` is long: a busy machine may answer late,
+# and a batch that is then sent again is a repeat that the test does not expect.
 QUICK = {
     "retry_initial": '"50ms"',
     "retry_max": '"200ms"',
@@ -43,14 +43,14 @@ Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 class Daemon:
     """`run` in a directory with its config, key files and state, in front of a simulator.
 
-    `sinks`: name to the keys of its table beyond the usual; values are TOML as it is written.
+    `sinks`: sink name to the additional keys of its table; values are TOML text.
     """
 
     def __init__(self, directory: Path, simulator: Simulator) -> None:
         self.directory = directory
         self.simulator = simulator
         self.state_dir = directory / "state"
-        self.told = ""  # on stderr, by the last other command
+        self.told = ""  # stderr of the last other command
         self.config_file = directory / "ionos-poller.toml"
         self.key_file = directory / "logging.key"
         self.token_file = directory / "token"
@@ -98,7 +98,7 @@ class Daemon:
         self.config_file.write_text("\n".join(tables))
 
     def _sink(self, name: str) -> dict[str, str]:
-        """Its kind is the first word of its name: `loki-2` is another Loki."""
+        """The table of a sink. Its type is the first word of its name: `loki-2` is another Loki."""
         kind = name.partition("-")[0]
         usual = {"name": f'"{name}"', "url": f'"{self.simulator.url}/sink/{kind}"'}
         if kind == LOKI:
@@ -119,7 +119,7 @@ class Daemon:
         stderr: int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Daemon:
-        """Start it, and wait until it answers (which is not the same as being ready).
+        """Start it, and wait until its endpoint answers (it need not be ready).
 
         `stdout`: a shell's redirection; `stderr`: a descriptor in place of the file.
         """
@@ -161,7 +161,7 @@ class Daemon:
         )
 
     def stop(self) -> float:
-        """SIGTERM; how many seconds it took to end, which it must do well."""
+        """Send SIGTERM. Returns the seconds until it ended; it must end without an error."""
         assert self.process is not None
         started = time.monotonic()
         self.signal(signal.SIGTERM)
@@ -177,7 +177,7 @@ class Daemon:
         self.process.wait()
 
     def command(self, *args: str, code: int = 0) -> str:
-        """Another command on the same config, to its end; its stdout, or where it fails, its stderr."""
+        """Run another command on the same config to its end. Returns its stdout, or its stderr if it must fail."""
         got, stdout, stderr = run_here(*args, cwd=self.directory, env=clean_environment())
         self.told = stderr.decode()
         assert "Traceback" not in self.told
@@ -213,14 +213,14 @@ class Daemon:
             connection.close()
 
     def troubles(self) -> list[str]:
-        """What `/readyz` says is wrong; its status must agree."""
+        """The reasons in `/readyz`; its status must agree."""
         status, body = self.get("/readyz")
         answer = json.loads(body)
         assert (status, answer["status"]) == ((503, "failing") if answer["reasons"] else (200, "ok"))
         return list(answer["reasons"])
 
     def trouble(self, *words: str) -> str:
-        """The reason in `/readyz` that has these words, or nothing."""
+        """The reason in `/readyz` that has these words, or ""."""
         return next((reason for reason in self.troubles() if all(word in reason for word in words)), "")
 
     def metrics(self) -> Samples:
@@ -231,7 +231,7 @@ class Daemon:
         }
 
     def metric(self, name: str, **labels: str) -> float:
-        """Its value, 0 where there is none yet."""
+        """The value of a metric, 0 if it does not exist yet."""
         return self.metrics().get((name, tuple(sorted(labels.items()))), 0.0)
 
     def state(self) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class Daemon:
         return dict(json.loads(self.command("status", "--json"))["uses"]["run"])
 
     def sink(self, name: str) -> dict[str, Any]:
-        """What it says of a sink, once the daemon has made it known to the state."""
+        """The part of `state` for a sink. It exists once the daemon has registered the sink."""
         return wait_until(
             lambda: next((sink for sink in self.state()["sinks"] if sink["name"] == name), {}), what=f"{name} is known"
         )
@@ -250,7 +250,7 @@ class Daemon:
         return sum(self.simulator.books(name).lost for name in intakes or (LOGGING, LOKI))
 
     def await_delivery(self, *intakes: str, timeout: float = 45) -> float:
-        """Wait until every entry of the simulator is at the intakes; how long that took."""
+        """Wait until every entry of the simulator is at the intakes. Returns the seconds that it took."""
         started = time.monotonic()
         wanted = sum(log.counts()[0] for log in self.simulator.logs.values())
         names = intakes or (LOGGING, LOKI)
@@ -271,20 +271,20 @@ class Daemon:
         return time.monotonic() - started
 
     def polls(self) -> int:
-        """How often entries were asked for so far: a poll of a contract at rest is one request."""
+        """The requests for entries so far. A poll of a contract without new entries is one request."""
         return sum(self.simulator.traffic.counts.get("entries", {}).values())
 
     def assert_once(self, *intakes: str) -> None:
-        """Every entry of the simulator is at the intakes, once."""
+        """Check that every entry of the simulator is at the intakes exactly once."""
         for name in intakes or (LOGGING, LOKI):
             books = self.simulator.books(name)
             assert (books.lost, books.repeated, books.invented) == (0, 0, 0), (name, books)
 
     def assert_clean(self) -> None:
-        """No trace of Python in what it said, and the books balance."""
+        """Check that its output has no Python traceback and that the books balance."""
         assert "Traceback" not in self.stderr, self.stderr
         assert 'File "' not in self.stderr, self.stderr
-        # What another library reports as an error is one that we did not foresee.
+        # The scheduler logs this for an exception that our code did not handle.
         assert not [line for line in self.log() if "raised an exception" in line["message"]], self.stderr
         assert not overview_of(self.state_dir / "run.db").imbalances()
 
@@ -311,7 +311,7 @@ class Daemon:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def wakeups(self) -> int:
-        """How often its threads have gone to sleep so far, and so been woken."""
+        """How often its threads went to sleep so far. Each time, they were woken again."""
         assert self.process is not None
         count = 0
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():

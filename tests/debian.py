@@ -1,4 +1,4 @@
-"""Programs that a test needs and the project does not: from the path, else from Debian where this may install."""
+"""Programs that only tests need. They are taken from the path, or installed from Debian if this process may install packages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _LOCK = Path(tempfile.gettempdir()) / "ionos-poller-tests-apt.lock"
 
 
 def program(name: str, package: str, unchecked: str) -> str:
-    """The program's path. Where it cannot be had, the test is skipped, saying what it leaves `unchecked`."""
+    """The program's path. If it is not available, the test is skipped. The reason says what remains `unchecked`."""
     if shutil.which(name) is None and os.geteuid() == 0 and shutil.which("apt-get"):
         with _LOCK.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side, apt-get does not
+            fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in parallel, but apt-get cannot
             if shutil.which(name) is None:
                 _install(package)
     found = shutil.which(name)

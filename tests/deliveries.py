@@ -1,4 +1,4 @@
-"""Delivering by a clock that is moved on over each wait, so that hours take no time."""
+"""Delivery with a clock that jumps over each wait, so that hours take no time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from poller.pipeline.deliver import Deliverer
 
 
 class Clock:
-    """The time, which a test sets."""
+    """A clock that a test sets."""
 
     now = 1000.0
 
@@ -15,7 +15,7 @@ class Clock:
 
 
 def deliver(deliverer: Deliverer, clock: Clock, seconds: float) -> bool:
-    """Deliver for so long.  Returns: whether nothing waits any more."""
+    """Deliver for `seconds` of the clock.  Returns: whether nothing waits any more."""
     until = clock.now + seconds
     for _ in range(5000):
         wait = deliverer.step().wait_seconds

@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the blocks in them: commands with what they are said to print, files, drawings."""
+"""The pages of the documentation, and the blocks in them: commands with their printed output, files, drawings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROMPT = re.compile(r"[$#] ")
 
 
 class Block(NamedTuple):
-    """What stands between two fences, and under which heading."""
+    """The text between two fences, with its language and its heading."""
 
     heading: str
     language: str
@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A command as it is to be typed, and the lines that it is said to print: none where the page shows none."""
+    """A command to type, and the lines that it prints according to the page. The page may show no lines."""
 
     command: str
     output: list[str]
@@ -57,7 +57,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(block: Block) -> list[Shown]:
-    """Of a block of language `console`: each line behind a prompt; the lines below it are what it prints."""
+    """The commands in a block of language `console`: the lines with a prompt. The lines below a command are its output."""
     shown: list[Shown] = []
     for line in block.text.splitlines():
         if _PROMPT.match(line):
@@ -73,7 +73,7 @@ def _without_comment(command: str) -> str:
 
 
 def differences(expected: list[str], actual: list[str]) -> list[str]:
-    """The lines that should have been printed and were not, numbers apart. `...` ends a line early, or leaves out lines."""
+    """The expected lines that were not printed. Numbers may differ. `...` stands for the rest of a line, or for other lines."""
     rest = [_shape(line) for line in actual]
     missing = []
     for line in expected:
@@ -89,7 +89,7 @@ def differences(expected: list[str], actual: list[str]) -> list[str]:
 
 
 def _is_alike(wanted: str, got: str, is_cut: bool) -> bool:
-    # Of a line that is cut short, the beginning: what follows depends on the entry.
+    # Of a line that ends early, only the beginning is compared: the rest depends on the entry.
     return got.startswith(wanted[:24]) if is_cut else got == wanted
 
 

@@ -1,4 +1,4 @@
-"""The daemon's endpoint with answers of a test's own."""
+"""The daemon's endpoint with answers that a test provides."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from poller.service.health import Answer, Health, Routes
 
 
 def routes(**answers: Any) -> Routes:
-    """Answers to all that may be asked: everything is well, unless told otherwise."""
+    """Answers for every route: all is well, except for the given `answers`."""
     usual = Routes(
         metrics=lambda: b"up 1\n",
         alive=Health,

@@ -1,4 +1,4 @@
-"""The Activity Log without HTTP: what a collector asks for, from a list of seconds, with a clock that a test moves."""
+"""The Activity Log without HTTP: its entries are a list of seconds, and a test moves its clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poller.core.windows import Window
 H = 3600
 BEGAN = 1_800_000_000 // H * H + 1260  # within an hour
 
-# What the API says of a contract that an account may not read.
+# The API's answers for a contract that an account may not read.
 DENIALS = (
     AuthError("denied (403)", is_denied=True),
     AuthError("refused (401)"),
@@ -22,7 +22,7 @@ DENIALS = (
 
 
 class Log:
-    """An API with an entry at each of its seconds, and a clock that is moved."""
+    """An API with an entry at each second of a list, and a clock that a test moves."""
 
     clock_skew_seconds = 0.0
 
@@ -54,5 +54,5 @@ class Log:
         return Page(events, len(shown), is_capped=False, weight_bytes=2 * len(events), is_mended=False)
 
     def show(self, contract: str, second: int) -> None:
-        """An entry becomes visible that happened then."""
+        """Make an entry of this second visible."""
         insort(self.seconds[contract], second)

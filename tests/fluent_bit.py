@@ -1,7 +1,7 @@
-"""Reads the configurations of fluent-bit/ into one shape, whichever of the two syntaxes they are in.
+"""Reads the configurations of fluent-bit/ in both syntaxes into the same structure.
 
-Stricter than Fluent Bit, on purpose: what is not written as these files are is a mistake in them. Independent of what `check
---fluent-bit` reads with, so that a mistake there does not hide one here.
+It is stricter than Fluent Bit on purpose: these files must all be written in the same way. It shares no code with `check
+--fluent-bit`, so that a mistake there does not hide one here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import yaml
 
 
 class Pipeline(NamedTuple):
-    """A configuration, whichever syntax it was written in: keys in lower case, values as text."""
+    """A configuration in either syntax: keys in lower case, values as text."""
 
     service: dict[str, str]
     parsers: list[dict[str, str]]
@@ -23,7 +23,7 @@ class Pipeline(NamedTuple):
 
 
 def classic_sections(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """The sections of a classic file, in order: `[NAME]`, then indented `Key  Value`; a key once in each."""
+    """The sections of a classic file, in order: `[NAME]`, then indented `Key  Value`. A section has each key once."""
     sections: list[tuple[str, dict[str, str]]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -67,12 +67,12 @@ def read_yaml(path: Path) -> Pipeline:
 
 
 def _texts(keys: dict[str, Any]) -> dict[str, str]:
-    """YAML's own types as classic files spell them: `on` is true there."""
+    """The values of YAML as classic files spell them: true is `on`."""
     return {key: ("on" if value else "off") if isinstance(value, bool) else str(value) for key, value in keys.items()}
 
 
 def alike(pipeline: Pipeline) -> Pipeline:
-    """Without what two spellings of one value differ in, and without parsers that it does not use."""
+    """The pipeline with one spelling for each value, and without the parsers that it does not use."""
     used = {keys.get("parser") for keys in pipeline.inputs}
     words = {"true": "on", "false": "off"}
 
@@ -92,7 +92,7 @@ def size_bytes(size: str) -> int:
     return int(number) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[unit]
 
 
-# What Fluent Bit 5.1.1 refuses: a file of fluent-bit/, what is changed in it, and words of what `check` says.
+# What Fluent Bit 5.1.1 refuses: a file of fluent-bit/, the change to it, and words of the message of `check`.
 # `--dry-run` finds these ...
 REFUSED = [
     ("push.conf", "    Name              http\n    # Anyone", "    Name htp\n    # Anyone", ("htp", "set Name http")),
@@ -137,7 +137,7 @@ REFUSED_YAML = [
     ),
     ("logging-service.yaml", "threaded: on", "threaded: 1", ("1 is neither on nor off",)),
 ]
-# ... and these only its start.
+# ... and it finds these only when it starts.
 REFUSED_AT_START = [
     ("push.conf", "compress          gzip", "compress gz", ("gz is none of gzip, snappy, zstd",)),
     ("push.conf", "compress          gzip", "http_method get", ("get is none of",)),
@@ -150,7 +150,7 @@ REFUSED_AT_START = [
     ("logging-service.conf", "Buf_Size          2M", "Oneshot 1\n    Buf_Size 2M", ("is neither on nor off",)),
 ]
 
-# What it takes, however unusual.
+# Unusual configurations that it accepts.
 TAKEN = [
     ("push.conf", "    Name              http\n    # Anyone", "    name HTTP\n    # Anyone"),
     ("push.conf", "[INPUT]", "[inputs] # ours"),

@@ -1,9 +1,9 @@
-"""The real command as a process of its own, forked from one that has imported it: Python's start and the imports are paid once.
+"""The real command as a process that is forked from one with all imports: Python starts and imports only once.
 
-`Forked` is `subprocess.Popen` but for how the process comes to be. A second process, the template, imports the program and waits.
-Asked for a command, it forks; the new process takes over the directory, the environment and the three streams, and from there on
-is the command as `python -m` would run it: with signals, an exit code, limits and an end of its own. It is our child, not the
-template's. What depends on how a process starts, or on what it takes, is for `subprocess`: see `can_be_forked`.
+`Forked` is `subprocess.Popen`, except for how the process starts. A second process, the template, imports the program and waits.
+For each command it forks. The new process takes over the directory, the environment and the three streams, and then runs the
+command as `python -m` would: with its own signals, exit code, limits and end. It is our child, not the template's.
+Tests that depend on how a process starts, or on its resources, use `subprocess`: see `can_be_forked`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ import msgspec
 
 from tests.support import MEASURING, UNMEASURED, clean_environment
 
-_BE_PARENT_OF_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER of prctl(2), which Linux alone has
-_ORDER_BYTES = 200_000  # an environment and a command line: what a socket takes as one message, at the least
-# What is read once, at the start: by Python, by the C library, and by the fault harness, whose clock must be there first.
+_BE_PARENT_OF_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER of prctl(2), which only Linux has
+_ORDER_BYTES = 200_000  # for an environment and a command line; a socket takes a message of at least this size
+# Variables that are read only at the start: by Python, the C library, and the fault harness, which loads its clock first.
 _READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "FAULT_CLOCK")
 
 
@@ -42,7 +42,7 @@ class _Order(msgspec.Struct):
 
 
 def can_be_forked(command: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Whether a process that is forked does the same as one that is started."""
+    """Whether a forked process does the same as a started one."""
     usual = _usual()
     return (
         sys.platform == "linux"
@@ -59,7 +59,7 @@ class Forked(subprocess.Popen[AnyStr]):
     """`Popen([python, "-m", module, ...], cwd=..., env=...)`, forked."""
 
     def _execute_child(self, *given: Any) -> None:
-        """How `Popen` starts it, which is not of its public interface; all else of it stays as it is."""
+        """Start the process. This overrides a private method of `Popen`; everything else of `Popen` stays unchanged."""
         (_, _, *arguments), _, _, _, _, directory, environment, _, _, _, *pipes = given[:16]
         module, *rest = arguments
         read_stdin, _, _, write_stdout, _, write_stderr = pipes
@@ -72,7 +72,7 @@ class Forked(subprocess.Popen[AnyStr]):
 
 
 class _Template:
-    """The process that forks, for all tests of this one. It ends with us."""
+    """The process that forks, for all tests of this process. It ends when this process ends."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -88,7 +88,7 @@ class _Template:
         atexit.register(self.close)
 
     def fork(self, order: _Order, *streams: int) -> int:
-        """The number of a process that has become what the order says, a child of ours; where a stream is -1, with ours."""
+        """Start a process for the order, as our child.  Returns: its number. For a stream of -1 it gets ours."""
         given = [ours if stream == -1 else stream for ours, stream in enumerate(streams)]
         with self._lock:
             self._be_parent_of_orphans(True)
@@ -121,14 +121,14 @@ def _template() -> _Template:
 
 
 def main(descriptor: int) -> None:
-    """Fork for each order, until who gives them is gone. In a process that was forked, be the command."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those that were forked
+    """Fork for each order, until the process that sends them has ended. In a forked process, run the command."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the forked processes handle Ctrl-C
     import poller.checks
     import poller.cli.compose
-    import poller.service.daemon  # noqa: F401 - and all that these import
+    import poller.service.daemon  # noqa: F401 - for the modules that these import
 
     gc.collect()
-    gc.freeze()  # nobody looks through it again, so that it stays shared
+    gc.freeze()  # the garbage collector skips these objects, so that their memory stays shared
     with socket.socket(fileno=descriptor) as orders:
         while True:
             message, descriptors, *_ = socket.recv_fds(orders, _ORDER_BYTES, 3)
@@ -143,12 +143,12 @@ def main(descriptor: int) -> None:
             orders.send(b"%d" % pid)
     _become(order, descriptors)
     if os.environ.get(MEASURING):
-        coverage.process_startup()  # what runs when a module is imported counts in the process of the tests
+        coverage.process_startup()  # code that runs at import is measured in the process of the tests
     runpy.run_module(order.module, run_name="__main__", alter_sys=True)
 
 
 def _fork_orphan() -> int:
-    """Fork twice, so that the new process is nobody's child here. Its number; 0 in it."""
+    """Fork twice, so that the new process is not our child.  Returns: its number; 0 in the new process."""
     read, write = os.pipe()
     between = os.fork()
     if between == 0:
@@ -165,7 +165,7 @@ def _fork_orphan() -> int:
 
 
 def _become(order: _Order, descriptors: list[int]) -> None:
-    """Directory, environment and streams, as Python finds them when it starts."""
+    """Set directory, environment and streams, as Python finds them when it starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(order.directory)
     os.environ.clear()
@@ -177,7 +177,7 @@ def _become(order: _Order, descriptors: list[int]) -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         old = getattr(sys, name)
         is_by_line = name == "stderr" or os.isatty(old.fileno())
-        new = open(  # noqa: SIM115 - a descriptor, as long as the process lives
+        new = open(  # noqa: SIM115 - stays open until the process ends
             old.fileno(), mode, 1 if is_by_line else -1, encoding=old.encoding, errors=old.errors, closefd=False
         )
         setattr(sys, name, new)

@@ -1,4 +1,4 @@
-"""What an event of a standard must be: valid by the standard's own rules, and the whole entry."""
+"""Checks for events of a standard: they are valid by the rules of the standard, and contain the whole entry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ocsf_validator(class_uid: int) -> jsonschema.Draft202012Validator:
 
 
 def ocsf_problems(made: dict[str, Any]) -> list[str]:
-    """What its class, with the profiles that it names, says against the event."""
+    """The problems of an event, by the rules of its class and its profiles."""
     assert sorted(made["metadata"]["profiles"]) == ["cloud", "datetime"]
     assert made["type_uid"] == made["class_uid"] * 100 + made["activity_id"]
     assert made["category_uid"] == made["class_uid"] // 1000
@@ -52,7 +52,7 @@ def ecs_fields() -> dict[str, tuple[str, bool, frozenset[str]]]:
 
 
 def ecs_problems(made: dict[str, Any]) -> list[str]:
-    """What the standard says against the event's fields."""
+    """The problems of the event's fields, by the rules of the standard."""
     found = []
     for name, value in _leaves(made):
         if name.startswith(ECS_OWN):
@@ -98,7 +98,7 @@ def _leaves(made: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def lost(line: bytes, made: bytes) -> list[str]:
-    """The values of an entry that are not in the event made of it, besides the entry itself."""
+    """The values of an entry that the event does not contain outside its copy of the entry."""
     event = json.loads(made, parse_int=str, parse_float=str)
     event.pop("raw_data", None)
     event.get("event", {}).pop("original", None)

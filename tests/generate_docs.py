@@ -69,7 +69,7 @@ OCSF events have the profiles `cloud` and `datetime`. `tests/property/test_forma
 
 
 def render_mappings() -> str:
-    """The page of the formats. Of the second class of OCSF only what differs from the first one."""
+    """The page of the formats. The second class of OCSF is shown only where it differs from the first one."""
     activity, authentication = OCSF.tables[API_ACTIVITY], OCSF.tables[AUTHENTICATION]
     shown = {_line(row) for row in activity}
     left_out = {row.field for row in activity} - {row.field for row in authentication}

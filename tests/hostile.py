@@ -1,7 +1,7 @@
-"""A server on loopback that answers any bytes at all, at any pace, and says what it was asked.
+"""A server on loopback that answers with any bytes, at any speed, and records its requests.
 
-For what no HTTP library would send: answers that lie about their length, that never end, or that are no HTTP. Each request's
-answer is up to a function; a fresh connection for each request, unless the server is told to keep them.
+It sends answers that no HTTP library would send: with a wrong length, without an end, or not HTTP at all. A function makes the
+answer to each request. Each request needs a new connection, unless `is_kept` is set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 
 
 def at_most(count: int) -> settings:
-    """That a property is tried on fewer examples than others, as each costs more; under `make fuzz`, in proportion."""
+    """Settings for a property with slow examples: at most `count` of them. Under `make fuzz` more, in proportion."""
     return settings(
         max_examples=count * settings.default.max_examples // 100,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -37,16 +37,16 @@ class Asked(NamedTuple):
 
 
 Answer = bytes | Iterable[bytes]
-"""What is sent back: whole, or piece by piece."""
+"""The answer to send: whole, or piece by piece."""
 
 
 class RawServer:
-    """Answers on loopback, from the moment it is made until `close`, each request in a thread of its own."""
+    """Answers on loopback from its creation until `close`, each request in its own thread."""
 
     def __init__(
         self, answer: Callable[[Asked], Answer], *, is_kept: bool = False, tls: ssl.SSLContext | None = None
     ) -> None:
-        """`is_kept`: a connection takes further requests. With `tls` it speaks HTTPS."""
+        """`is_kept`: a connection takes further requests. With `tls` the server uses HTTPS."""
         self.answer = answer
         self.asked: list[Asked] = []
         self.connection_count = 0
@@ -56,7 +56,7 @@ class RawServer:
         server = self
 
         class Handler(socketserver.StreamRequestHandler):
-            timeout = 60  # nothing that a test forgets stays for ever
+            timeout = 60  # so that a forgotten connection does not stay open
 
             def handle(self) -> None:
                 server.connection_count += 1
@@ -89,7 +89,7 @@ class RawServer:
             request_queue_size = 128
 
             def shutdown_request(self, request: Any) -> None:
-                # What the client still sends must not turn what was sent to it into a reset.
+                # End our side first. Otherwise data that the client still sends causes a reset, and the client loses the answer.
                 with contextlib.suppress(OSError):
                     request.shutdown(socket.SHUT_WR)
                 self.close_request(request)
@@ -101,7 +101,7 @@ class RawServer:
         self._listening.start()
 
     def close(self) -> None:
-        """End what is still being answered. One that goes on would take a processor from every test after it."""
+        """End all running answers. Otherwise they would slow down every later test."""
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
@@ -132,7 +132,7 @@ def _read_request(stream: Any) -> Asked | None:
 
 
 def http(body: bytes = b"", *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
-    """An ordinary answer; `length` is what it says of its body, where that is a lie."""
+    """An ordinary answer. `length`: a wrong Content-Length, if given."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers, "", ""]
     return "\r\n".join(lines).encode("latin-1") + body
 
@@ -143,12 +143,12 @@ def headed(body: bytes = b"", *headers: str, status: str = "200 OK") -> bytes:
 
 
 def endless(first: bytes, piece: bytes, pause_seconds: float = 0.0) -> Callable[[Asked], Iterator[bytes]]:
-    """An answer that begins like this and then never ends: the same piece, at this pace."""
+    """An answer that begins with `first` and never ends: `piece` is repeated, with a pause before each."""
 
     def answer(asked: Asked) -> Iterator[bytes]:
         yield first
         while True:
-            time.sleep(pause_seconds)  # the drip itself: an answer that comes slowly
+            time.sleep(pause_seconds)  # the answer is slow on purpose
             yield piece
 
     return answer

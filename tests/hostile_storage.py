@@ -1,4 +1,4 @@
-"""An object storage that fails: a proxy in front of moto's S3, which refuses, loses answers, and breaks off in mid-upload."""
+"""An object storage that fails: a proxy in front of moto's S3 that refuses requests, loses answers, and breaks off uploads."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NOT_FORWARDED = {"connection", "expect", "transfer-encoding", "content-length"}
 
 
 class HostileStorage:
-    """A context manager. Of all requests a `share` fails; while `is_expired`, all are refused as of an expired key."""
+    """A context manager. A `share` of all requests fails. While `is_expired`, all are refused, as for an expired key."""
 
     def __init__(self, url: str, share: float, seed: int = 1) -> None:
         self.faults: Counter[str] = Counter()
-        """What struck so far, by kind."""
+        """The number of faults so far, by kind."""
         self.is_expired = False
         self._chance = random.Random(seed)
         self.share = share
@@ -41,7 +41,7 @@ class HostileStorage:
         self._server.server_close()
 
     def draw(self, method: str) -> str:
-        """What becomes of a request; empty: it gets its answer."""
+        """Choose the fault for a request; empty for none."""
         with self._lock:
             self.requests += 1
             kind = "expired key" if self.is_expired else ""
@@ -54,14 +54,14 @@ class HostileStorage:
             return kind
 
     def refusal(self, kind: str) -> tuple[int, str]:
-        """The status and the word of it."""
+        """The status and the error code of a refusal."""
         with self._lock:
             return _BUSY.get(kind) or self._chance.choice(_EXPIRED)
 
     def forward(
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, list[tuple[str, str]], bytes]:
-        """What the storage behind answers: status, headers, body."""
+        """Forward a request to the storage.  Returns: status, headers and body of its answer."""
         connection = http.client.HTTPConnection(self._address, timeout=30)
         try:
             kept = {name: value for name, value in headers.items() if name.lower() not in _NOT_FORWARDED}
@@ -73,13 +73,13 @@ class HostileStorage:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Requests of one connection, for the storage that the server knows."""
+    """Handles the requests of one connection, and forwards them to the server's storage."""
 
     protocol_version = "HTTP/1.1"
     storage: HostileStorage
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - a name of the library
-        """Nothing: the log is the daemon's."""
+        """Log nothing: the log belongs to the daemon."""
 
     def handle(self) -> None:
         with suppress(OSError):  # a client that was killed
@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         kind = self.storage.draw(self.command)
         body = self.rfile.read(length // 2 if kind == "half upload" else length)
-        # Cut off in mid-upload, by us or because the client was killed: the storage gets no whole request, and stores nothing.
+        # An upload that breaks off, by us or because the client was killed: the storage gets no whole request and stores nothing.
         self.close_connection = kind in ("half upload", "lost answer") or len(body) < length
         if kind == "half upload" or len(body) < length:
             return

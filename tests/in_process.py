@@ -1,8 +1,8 @@
-"""A command to its end in the process of the test, which costs a tenth of what starting one costs.
+"""Runs a command to its end in the process of the test. It takes a tenth of the time of a started process.
 
-For families of cases that differ in what goes in and what is said: one of each family goes through a real process as well. The
-exit code, both outputs, the environment and the directory are as there. What only a process has (signals, its end, what it takes)
-is for tests with a process.
+It is for groups of cases that differ only in input and output. One case of each group runs in a real process as well. The exit
+code, both outputs, the environment and the directory are as there. Tests of signals, of the end of a process, or of its
+resources need a real process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support import clean_environment
 
 
 def run_here(*args: str, cwd: Path, env: Mapping[str, str]) -> tuple[int, bytes, bytes]:
-    """The exit code of `ionos-poller ARGS`, and what it wrote to stdout and stderr. `env` comes on top of a clean environment."""
+    """The exit code of `ionos-poller ARGS`, and what it wrote to stdout and stderr. `env` is added to a clean environment."""
     with (
         tempfile.TemporaryFile() as output,
         tempfile.TemporaryFile() as errors,
@@ -37,7 +37,7 @@ def run_here(*args: str, cwd: Path, env: Mapping[str, str]) -> tuple[int, bytes,
     ):
         try:
             code = run(list(args))
-        except SystemExit as end:  # click ends a completion so
+        except SystemExit as end:  # click ends shell completion this way
             code = int(end.code or 0)
         stdout.flush()
         stderr.flush()
@@ -48,7 +48,7 @@ def run_here(*args: str, cwd: Path, env: Mapping[str, str]) -> tuple[int, bytes,
 
 @contextmanager
 def _written_to(descriptor: int, file: int) -> Iterator[None]:
-    """Have what is written to a descriptor go to a file instead."""
+    """Redirect the writes to a descriptor into a file."""
     kept = os.dup(descriptor)
     os.dup2(file, descriptor)
     try:

@@ -1,5 +1,5 @@
-"""A Kafka broker on loopback with honest transactions, for what librdkafka's mock cluster does not do: fence a producer, abort,
-keep what is not committed from `read_committed` readers, and lose an answer or a connection where a test says so.
+"""A Kafka broker on loopback with real transactions. Unlike librdkafka's mock cluster it fences producers, aborts transactions,
+hides uncommitted records from `read_committed` readers, and loses an answer or a connection when a test asks for it.
 
 One broker, one group coordinator, no replication, no login. It speaks the versions of the protocol that have no tagged fields.
 Source: the Kafka protocol guide; KIP-98.
@@ -31,12 +31,12 @@ VERSIONS = {
 OK, UNKNOWN_TOPIC, TOO_LARGE, UNSUPPORTED_VERSION, OUT_OF_ORDER, BAD_EPOCH, BAD_STATE = 0, 3, 10, 35, 45, 47, 48
 TOPIC_DENIED, INVALID_RECORD, FENCED = 29, 87, 90
 _TRANSACTIONAL, _CONTROL = 0x10, 0x20
-_BATCH = struct.Struct(">qiibIhiqqqhii")  # a record batch up to its records
+_BATCH = struct.Struct(">qiibIhiqqqhii")  # the header of a record batch
 _SIZE_AT = 8
 
 
 class Batch(NamedTuple):
-    """A batch of records as it lies in a partition."""
+    """A batch of records as a partition stores it."""
 
     offset: int
     count: int
@@ -58,7 +58,7 @@ class Partition:
 
     @property
     def stable(self) -> int:
-        """What lies before it is decided."""
+        """The last stable offset: every transaction before it is committed or aborted."""
         return min(self.open.values(), default=self.end)
 
     def append(self, batch: Batch) -> int:
@@ -83,7 +83,7 @@ class Partition:
 
 
 class Producer:
-    """A transactional id: its number, its epoch, and the partitions of the transaction that is open."""
+    """A transactional id: its number, its epoch, and the partitions of its open transaction."""
 
     def __init__(self, number: int) -> None:
         self.number, self.epoch = number, -1
@@ -171,7 +171,7 @@ def _marker(producer: int, epoch: int, *, is_commit: bool) -> bytes:
 
 
 class Broker:
-    """`losing(api)` says of a request that was carried out: is its answer to be lost, with the connection?"""
+    """`losing(api)` is called after a request was carried out. It returns whether its answer and the connection are lost."""
 
     def __init__(
         self, *topics: str, partitions: int = 3, tls: ssl.SSLContext | None = None, port: int = 0, **settings: str
@@ -180,7 +180,7 @@ class Broker:
         self.settings = {"max.message.bytes": "1048588", "min.insync.replicas": "1", **settings}
         self.denied: set[str] = set()
         self.max_bytes = 1_048_588
-        self.poison = b""  # a batch that holds it is refused; only where batches are not compressed
+        self.poison = b""  # a batch that contains it is refused; only for uncompressed batches
         self.losing: Callable[[int], bool] = lambda api: False
         self.is_down = False
         self.transaction_seconds = 5.0  # instead of what a producer asks for
@@ -208,7 +208,7 @@ class Broker:
         return f"127.0.0.1:{self.port}"
 
     def values(self, topic: str) -> list[bytes]:
-        """What a `read_committed` reader finds, of records that are not compressed."""
+        """The values that a `read_committed` reader finds. Compressed records are left out."""
         with self._lock:
             self._expire()
             return [value for partition in self.topics[topic] for value in partition.values()]
@@ -308,14 +308,14 @@ class Broker:
         producer.partitions.clear()
 
     def _expire(self) -> None:
-        """Abort the transactions that nobody ended in time, as of a producer that is gone for good."""
+        """Abort the transactions that were not ended in time. This fences their producers."""
         for producer in self._producers.values():
             if producer.partitions and time.monotonic() - producer.began > self.transaction_seconds:
                 self._finish(producer, is_commit=False)
                 producer.epoch += 1
 
     def _producer_of(self, reader: Reader) -> tuple[Producer, int]:
-        """The producer that a request names, and what is wrong with it."""
+        """The producer that a request names, and an error code: OK or BAD_EPOCH."""
         producer = self._producers[reader.text() or ""]
         number, epoch = reader.number("q"), reader.number("h")
         is_current = (number, epoch) == (producer.number, producer.epoch)
@@ -437,7 +437,7 @@ def _receive(connection: socket.socket, count: int) -> bytes:
 
 
 def read_committed(address: str, topic: str, *, isolation: str = "read_committed") -> list[Any]:
-    """What a reader finds in a topic, in order of partition and offset, with librdkafka."""
+    """The messages that a reader with librdkafka finds in a topic, in order of partition and offset."""
     from confluent_kafka import Consumer, KafkaError, TopicPartition
 
     consumer = Consumer(

@@ -20,11 +20,11 @@ from poller.sinks.http import outcome_of
 from poller.store.rows import Batch, DeadLetter, Postponed, Sink
 
 Fault = Callable[[int], str]
-"""What happens to the request of this number, from 1: nothing, `lost-ack`, or `503`."""
+"""The fault for the request of this number, from 1: "" for none, `lost-ack`, or `503`."""
 
 
 class Loki:
-    """The simulator's Loki behind a sink's endpoint. `requests` counts; `lines_of` are the lines that a push had."""
+    """The simulator's Loki behind a sink's endpoint. `requests` counts the requests; `lines_of` returns the lines of a push."""
 
     def __init__(self, fault: Fault = lambda number: "", **settings: Any) -> None:
         self.intake = LokiIntake()
@@ -67,12 +67,12 @@ class Loki:
 
     @property
     def lines(self) -> list[bytes]:
-        """The lines that a user finds, repeats that Loki does not merge included."""
+        """The lines that a user finds, including repeats that Loki does not merge."""
         return sorted(self.intake.lines)
 
 
 class Outbox:
-    """Events that wait for one sink, and its place; what is settled is gone."""
+    """The events that wait for one sink, and its place. Settled events are removed."""
 
     row = Sink("loki", "loki")
 
@@ -89,13 +89,13 @@ class Outbox:
         return self
 
     def release(self) -> None:
-        """Nobody else wants it."""
+        """Does nothing: no other process uses the place."""
 
     def ensure_held(self) -> None:
-        """It is."""
+        """Does nothing: the place is always held."""
 
     def retry_at(self, sink: str) -> float | None:
-        """Nobody asks for a try."""
+        """None: nobody asks for a retry."""
 
     def postponed(self) -> Sequence[Postponed]:
         return list(self._own.values())
@@ -126,11 +126,11 @@ class Outbox:
             self._own.pop(self._contract, None)
 
     def postpone(self, *args: Any, **options: Any) -> None:
-        """It is not kept."""
+        """Does nothing: the wait is not stored."""
 
 
 def deliver(outbox: Outbox, sink: loki.LokiSink, *, steps: int = 100_000) -> None:
-    """Deliver until nothing waits, or for so many steps: then what is in flight is forgotten, as by a kill."""
+    """Deliver until nothing waits, or for `steps` steps. After that the batch in flight is lost, as after a kill."""
     now = 0.0
     deliverer = Deliverer(outbox, sink, clock=lambda: now)  # type: ignore[arg-type]
     for _ in range(steps):

@@ -1,7 +1,7 @@
-"""A systemd of a test's own, process 1 of namespaces of its own (`systemd_boot.sh`), with the units of `systemd/` as they are.
+"""A systemd for a test: process 1 in its own namespaces (`systemd_boot.sh`), with the unchanged units of `systemd/`.
 
-Needs root, a unified cgroup hierarchy and systemd; says `NoMachineError` where it does not come up. Shares the network with the
-test, so that its services reach a simulator there. Leaves nothing behind.
+It needs root, a unified cgroup hierarchy and systemd, and raises `NoMachineError` if it does not start. It shares the network
+with the test, so that its services reach the test's simulator. It leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tests.support import TOP, clean_environment, free_port, wait_until
 UNITS = TOP / "systemd"
 RUN, BACKFILL = "ionos-poller.service", "ionos-poller-backfill@.service"
 PROGRAM = "/usr/local/bin/ionos-poller"
-# What units ask for that a machine without a distribution's own units has not.
+# Targets that the units need and that exist only with the units of a distribution.
 STUBS = ("sysinit", "basic", "shutdown", "network-online", "multi-user")
 
 
 def config_of(simulator: Simulator, port: int) -> str:
-    """A config as it lies in /etc: no secret, no state directory."""
+    """A config as in /etc: no secret, no state directory."""
     return f"""
 [api]
 url = "{simulator.url}"
@@ -58,11 +58,11 @@ def is_delivered(simulator: Simulator) -> bool:
 
 
 class NoMachineError(Exception):
-    """systemd cannot be booted here, which is no fault of the units."""
+    """systemd cannot be booted here. The units are not the reason."""
 
 
 class Machine:
-    """A systemd of our own with the units, the files they ask for, and the simulator they are pointed to."""
+    """A systemd with the units, the files that they need, and the simulator that their config names."""
 
     def __init__(self, directory: Path, cgroup: Path, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -75,7 +75,7 @@ class Machine:
             (self.units / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
         for name in (RUN, BACKFILL):
             shutil.copy(UNITS / name, self.units)
-            # What is said where a test can read it, and without the patience that is not its subject.
+            # The output goes where a test can read it, and waits are short.
             drop_in = self.units / f"{name}.d" / "test.conf"
             drop_in.parent.mkdir()
             drop_in.write_text("[Service]\nStandardError=append:/run/log\nRestartSec=200ms\n")
@@ -118,7 +118,7 @@ class Machine:
         return done.returncode == 0
 
     def close(self) -> None:
-        """End it and all in it, and leave no trace."""
+        """End systemd and all its processes, and remove all its files."""
         self._boot.kill()
         self._boot.communicate()
         wait_until(lambda: not self._has_processes(), what="the machine is gone")
@@ -136,7 +136,7 @@ class Machine:
         path.write_text(text)
 
     def command(self, *args: str, code: int = 0, env: dict[str, str] | None = None) -> str:
-        """A command inside, as root, to its end; its stdout."""
+        """Run a command inside, as root, to its end.  Returns: its stdout."""
         done = subprocess.run(
             [*self._inside, *args],
             env={"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", **(env or {})},
@@ -157,7 +157,7 @@ class Machine:
 
     @property
     def log(self) -> str:
-        """What the services said on stderr."""
+        """The stderr of the services."""
         path = self.root / "run" / "log"
         return path.read_text() if path.exists() else ""
 

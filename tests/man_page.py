@@ -1,6 +1,6 @@
 """Makes the manual page from the commands themselves: their help texts, options and examples, in man(7) macros.
 
-`make docs` writes it to man/ionos-poller.1, which the wheel installs; a test holds that it is up to date.
+`make docs` writes it to man/ionos-poller.1, which the wheel installs; a test checks that it is up to date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from poller.cli.options import _OPTIONS as GLOBAL_OPTIONS
 
 NAME = "ionos-poller"
 
-# What no option or docstring says. A test holds that the program reads each of them.
+# Variables that no option or docstring names. A test checks that the program reads each of them.
 ENVIRONMENT = {
     "IONOS_API_TOKEN, IONOS_TOKEN": "Token of the IONOS API; the first that is set counts.",
     "IONOS_USERNAME, IONOS_PASSWORD": "Instead of a token; works only without 2FA.",
@@ -44,7 +44,7 @@ def _page() -> Iterator[str]:
     top = click.Context(cli, info_name=NAME, **cli.context_settings)
     summary, *description = _paragraphs(cli)
     yield f'.TH {NAME.upper()} 1 "" "{NAME} {_text(__version__)}"'  # no date: the same commands make the same page
-    yield from (".ad l", ".nh")  # neither stretched nor hyphenated: a reader searches for names of options
+    yield from (".ad l", ".nh")  # no justification, no hyphens: readers search for names of options
     yield from (".SH NAME", _text(f"{NAME} - {summary[0].lower()}{summary[1:].rstrip('.')}"))
     yield from (".SH SYNOPSIS", f".B {_text(NAME)}", _text(" ".join(cli.collect_usage_pieces(top))))
     yield from (".SH DESCRIPTION", *_body([summary, *description]))
@@ -85,7 +85,7 @@ def _paragraphs(command: click.Command) -> list[str]:
 
 
 def _body(paragraphs: list[str]) -> Iterator[str]:
-    """Text as paragraphs; behind click's mark, a list or example whose lines stay apart."""
+    """Text as paragraphs. After click's mark comes a list or an example: its lines are kept as they are."""
     for number, paragraph in enumerate(paragraphs):
         mark, _, lines = paragraph.partition("\n")
         if mark == "\b":
@@ -99,6 +99,6 @@ def _body(paragraphs: list[str]) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """As roff has it. A line that begins like a request is none."""
+    """The text, escaped for roff. A line that looks like a request is printed as text."""
     escaped = text.replace("\\", r"\e").replace("-", r"\-")
     return rf"\&{escaped}" if escaped.startswith((".", "'")) else escaped

@@ -1,6 +1,6 @@
 """Which tests coverage measures, with the processes that they start.
 
-The others run as fast as without coverage. What they run of the program, these run as well, but for a line or two in a thousand.
+The others run as fast as without coverage. The measured tests cover the same code, except one or two lines in a thousand.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MEASURED = (
     "tests/integration/test_status.py",
     "tests/integration/test_tail.py",
 )
-# Of these, the ones that take long and reach hardly anything that the others do not.
+# Exceptions from MEASURED: slow tests that reach almost no code that the others do not reach.
 NOT_MEASURED = (
     "tests/integration/test_archive.py::test_a_million_entries",
     "tests/integration/test_backfill.py::test_a_year_of_uneven_entries",
@@ -56,32 +56,32 @@ def is_measured(item: pytest.Item) -> bool:
 
 
 def leave_out(items: list[pytest.Item]) -> None:
-    """Have pytest-cov pause while the others run."""
+    """Make pytest-cov pause during the tests that are not measured."""
     for item in items:
         if not is_measured(item):
             item.add_marker(pytest.mark.no_cover)
 
 
 def begin_workers_unmeasured() -> None:
-    """Have Python start in a worker without coverage: pytest-cov starts its own there, and can pause no other."""
+    """Start Python without coverage in a worker. pytest-cov starts its own coverage there, and can pause only that."""
     os.environ.pop(MEASURING, None)
 
 
 def stop_first(config: pytest.Config) -> None:
-    """In a worker: stop what pytest-cov begins there as if it were the main process, and forgets when it begins anew."""
+    """In a worker: stop the coverage that pytest-cov starts as in the main process, and loses when it starts again."""
     controller = getattr(config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
     if controller is not None and hasattr(config, "workerinput"):
         controller.cov.stop()
 
 
 def tell_processes(item: pytest.Item) -> None:
-    """Have the processes that this test starts be measured or not; without coverage, none is."""
+    """Set whether the processes that this test starts are measured. Without coverage, none is."""
     if configuration := _given():
         os.environ[MEASURING] = configuration if is_measured(item) else ""
 
 
 def forget_unmeasured(item: pytest.Item) -> None:
-    """Empty the core's caches behind a test that is not measured, so that a measured one runs all that it needs."""
+    """Empty the core's caches after a test that is not measured, so that measured tests do not find results in them."""
     if not _given() or is_measured(item):
         return
     for module in [module for name, module in sys.modules.items() if name.startswith("poller.core.")]:
@@ -92,5 +92,5 @@ def forget_unmeasured(item: pytest.Item) -> None:
 
 @cache
 def _given() -> str:
-    """What coverage put into the environment before the first test."""
+    """The variable that coverage set in the environment before the first test."""
     return os.environ.get(MEASURING, "")

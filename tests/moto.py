@@ -1,4 +1,4 @@
-"""Amazon's side of things: moto's server as a process of its own, and a client for what a test prepares and looks at there."""
+"""A stand-in for AWS: moto's server as a process, and a client with which a test prepares and checks data there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REGION = "eu-central-1"
 
 @contextmanager
 def serving(directory: Path) -> Iterator[str]:
-    """The URL of a server, which is killed in the end."""
+    """The URL of a server. It is killed when the block ends."""
     output = directory / "output"
     port = free_port()
     with output.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Entries as the API might give them some day: those of the simulator, with anything changed in them at random."""
+"""Entries as the API may give them in the future: entries of the simulator with random changes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _VALUES = [*_WORDS, *_OTHERS]
 
 
 def mutants(count: int, seed: int) -> Iterator[OutboxEvent]:
-    """So many of them, the same for the same seed, each as the outbox would hold it."""
+    """`count` changed entries, the same ones for the same seed, each as an event of the outbox."""
     rng = random.Random(seed)
     makers = [EntryMaker(seed, CONTRACT), EntryMaker(seed + 1, CONTRACT, with_uuid=False)]
     for number in range(count):
@@ -85,7 +85,7 @@ def changed(entry: dict[str, Any], rng: random.Random) -> dict[str, Any]:
             target[rng.choice(_KEYS)] = target.pop(key)
         case _:
             target[key] = rng.choice(_VALUES)
-    # Values are shared by all mutants: what was put in must not be changed in place.
+    # All mutants share these values, so an inserted value must not be changed in place.
     return dict(json.loads(json.dumps(entry)))
 
 

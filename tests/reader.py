@@ -1,6 +1,6 @@
-"""Someone who reads the documentation and types what it says, into one shell, a command at a time.
+"""A reader of the documentation, who types its commands into one shell, one at a time.
 
-A command that is unknown, fails, or never begins to work ends the reading.
+An unknown command, a failure, or a command that never becomes ready ends the reading.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 
 from tests.support import free_port, wait_until
 
-# Commands that go on until someone stops them.
+# Commands that run until they are stopped.
 _LASTING = re.compile(r"^ionos-poller( --\S+ \S+)* (?P<what>run|simulate|status(?= --watch))\b")
 _ANSWERS_WITHIN_SECONDS = 60
 
 
 class Reader:
-    """Works in `directory`, with exactly the environment given; `close` stops what was left running."""
+    """Works in `directory`, with exactly the given environment. `close` kills the commands that still run."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str], edit: Callable[[str], str] = str) -> None:
-        """`edit`: what has to be typed instead of what is printed, such as a token instead of three dots."""
+        """`edit`: changes a printed command into the command to type, for example three dots into a token."""
         self.directory = directory
         self._edit = edit
         self._port = free_port()
@@ -34,7 +34,7 @@ class Reader:
         self._running: list[tuple[str, subprocess.Popen[str]]] = []
 
     def type(self, command: str, timeout: float = 300) -> list[str]:
-        """What it prints on stdout.  Raises: AssertionError when it fails."""
+        """Type a command.  Returns: the lines that it prints on stdout.  Raises: AssertionError if it fails."""
         command = self._edit(command)
         if match := _LASTING.match(command):
             return self._start(match["what"], command.removesuffix("&").strip())
@@ -92,7 +92,7 @@ class Reader:
             connection.close()
 
     def stop(self) -> None:
-        """Ctrl-C for what was started last: it ends, and says that all is well."""
+        """Send Ctrl-C to the command that was started last, and check that it ends with exit code 0."""
         command, process = self._running.pop()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0, f"{command}: exit {process.returncode}"
@@ -102,7 +102,7 @@ class Reader:
             self.stop()
 
     def close(self) -> None:
-        """Kill whatever is still there."""
+        """Kill all commands that still run."""
         for _, process in self._running:
             process.kill()
             process.wait()

@@ -1,7 +1,7 @@
 """List what the image installs, with versions, licences and hashes: `python -m tests.sbom requirements.lock dist`.
 
-Writes `ionos-poller-VERSION.cdx.json` (CycloneDX 1.6) and fails where a package has a licence that nobody has looked at. The
-list holds no time and no random number, so that the same lock gives the same file.
+Writes `ionos-poller-VERSION.cdx.json` (CycloneDX 1.6) and fails if nobody has checked the licence of a package. The list
+contains no time and no random number, so that the same lock gives the same file.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 from packaging.markers import Marker
 
-# SPDX identifiers that go with Apache-2.0, by the words that packages use for them.
+# SPDX identifiers that are compatible with Apache-2.0, and the names that packages use for them.
 LICENCES = {
     "Apache-2.0": ("Apache-2.0", "Apache License 2.0", "Apache Software License"),
     "BSD-2-Clause": ("BSD-2-Clause",),
     "BSD-3-Clause": ("BSD-3-Clause", "BSD License", "3-Clause BSD License"),
-    # A library that is used as it is, in an extra: the program stays under its own licence.
+    # Only for an unchanged library in an extra: the program keeps its own licence.
     "LGPL-3.0-only": ("LGPL-3.0-only",),
     "MIT-0": ("MIT-0",),
     "MIT": ("MIT", "MIT License"),
@@ -30,15 +30,15 @@ LICENCES = {
     "PSF-2.0": ("PSF-2.0",),
     "Apache-2.0 AND BSD-2-Clause": ("Apache-2.0 AND BSD-2-Clause",),
 }
-# Looked up by hand, where a package's own data does not say it.
+# Looked up by hand, because the package's metadata does not say it.
 BY_HAND = {
-    "python-dateutil": "Apache-2.0 OR BSD-3-Clause",  # "Dual License"
-    "ionoscloud-logging": "Apache-2.0",  # "NoLicense"; the LICENSE file in its wheel
+    "python-dateutil": "Apache-2.0 OR BSD-3-Clause",  # its metadata says "Dual License"
+    "ionoscloud-logging": "Apache-2.0",  # its metadata says "NoLicense"; this is the LICENSE file in its wheel
 }
 
 
 class Package(NamedTuple):
-    """A line of the lock, as far as it concerns this platform."""
+    """A package in the lock, for this platform."""
 
     name: str
     version: str
@@ -60,7 +60,7 @@ def main(lock: Path, directory: Path) -> int:
 
 
 def read_lock(text: str) -> Iterator[Package]:
-    """The packages of a lock that are installed here."""
+    """The packages of a lock that are installed on this platform."""
     for block in re.split(r"\n(?=[a-z0-9])", text.replace("\\\n", " ")):
         found = re.match(r"([a-z0-9-]+)(?:\[[^\]]*\])?==([^ ;]+)(?: ; ([^-]+?))?(?= *--hash)", block)
         if found and (not found[3] or Marker(found[3].strip()).evaluate()):
@@ -68,7 +68,7 @@ def read_lock(text: str) -> Iterator[Package]:
 
 
 def licence_of(name: str, data: Message[str, str]) -> str:
-    """The SPDX expression of a package's licence; its own words where these are not known."""
+    """The SPDX expression of a package's licence, or the words of its metadata if they are not known."""
     if name in BY_HAND:
         return BY_HAND[name]
     classifiers = data.get_all("Classifier") or []
@@ -93,7 +93,7 @@ def bom(version: str, packages: list[Package], licences: dict[str, str]) -> dict
         "components": [
             {
                 **_component("library", package.name, package.version, licences[package.name]),
-                # One for each file that the index offers; which of them is installed depends on the platform.
+                # One hash for each file that the index offers. The platform decides which file is installed.
                 "properties": [{"name": "sha256", "value": value} for value in package.hashes],
             }
             for package in packages

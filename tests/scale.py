@@ -1,8 +1,8 @@
-"""A discrete simulation of the schedule: how late polls are with so many contracts, replicas, requests a second and failures.
+"""A discrete simulation of the schedule: how late polls are for numbers of contracts, replicas, requests a second and failures.
 
-It knows what bounds a poll: a worker that is free, a request that the rate limit allows, the processor of its replica (one core,
-since the interpreter has one lock), the latency of the API. It polls nothing. `docs/scale.md` shows what it says, and a row of
-`make bench` holds its prediction against a measured run.
+It models the limits of a poll: a free worker, a request that the rate limit allows, the processor of its replica (one core,
+because the interpreter has one lock), and the latency of the API. It polls nothing. `docs/scale.md` shows its results, and a row
+of `make bench` compares its prediction with a measured run.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NamedTuple
 # Measured: `make bench`, rows "quiet contracts" and "idle, 1,000 contracts".
 FETCH_POLL_SECONDS = 0.0013
 DAEMON_POLL_SECONDS = 0.0024
-# Measured: `make bench`, rows "PostgreSQL, idle" and "PostgreSQL, WAL". What a replica asks of the database, a second:
-_LOOKS_PER_SECOND = 1.6  # for its share, its lease, whether it is ready, and how full the outbox is
+# Measured: `make bench`, rows "PostgreSQL, idle" and "PostgreSQL, WAL". Transactions of a replica on the database, a second:
+_LOOKS_PER_SECOND = 1.6  # for its share, its lease, its readiness, and the size of the outbox
 _SINK_LOOKS_PER_SECOND = 0.2
-_GATHERED_PER_SECOND = 0.8  # quiet polls, all of them together
-_AUDIT_TRANSACTIONS = 7.0  # of a contract, an hour
+_GATHERED_PER_SECOND = 0.8  # all quiet polls, written together
+_AUDIT_TRANSACTIONS = 7.0  # for each contract and hour
 QUIET_WAL_BYTES = 370
 _WAL_PER_BYTE = 1.2
-_CONNECTIONS = 8  # of a replica at most
+_CONNECTIONS = 8  # maximum of a replica
 
 
 class Plan(NamedTuple):
@@ -62,7 +62,7 @@ class _Replica:
 
 
 class _RateLimit:
-    """As `net.transport.RateLimit`, shared by all replicas: so many requests in any second."""
+    """As `net.transport.RateLimit`, shared by all replicas: at most `per_second` requests in any second."""
 
     def __init__(self, per_second: float) -> None:
         self._past: deque[float] = deque(maxlen=max(1, int(per_second)))
@@ -75,7 +75,7 @@ class _RateLimit:
 
 
 def simulate(plan: Plan, seed: int = 1) -> Outcome:
-    """Poll every contract for some intervals; the first one, in which all begin at once, does not count for the waits."""
+    """Poll every contract for some intervals. In the first one all begin at once, so it does not count for the waits."""
     dice = random.Random(seed)
     replicas = [_Replica(plan.concurrency) for _ in range(plan.replicas)]
     limit = _RateLimit(plan.requests_per_second)
@@ -103,7 +103,7 @@ def simulate(plan: Plan, seed: int = 1) -> Outcome:
         finished = begun + _latency(plan, dice)
         tries = 1
         while dice.random() < plan.failing_share:
-            # What a retry takes of the rate and the core lies later; here it is taken at once, as moments must come in order.
+            # A retry uses the rate and the core later. Here it uses them at once, because times must come in order.
             limit.slot(start)
             replica.core_free_at += plan.poll_seconds
             finished += plan.retry_seconds + _latency(plan, dice)
@@ -127,7 +127,7 @@ def simulate(plan: Plan, seed: int = 1) -> Outcome:
 
 
 class Load(NamedTuple):
-    """How many contracts and replicas, and how much comes: entries by contract and hour, each in a window of its own."""
+    """The numbers of contracts and replicas, and the entries per contract and hour. Each entry comes in a window of its own."""
 
     contracts: int
     replicas: int = 1
@@ -139,7 +139,7 @@ class Load(NamedTuple):
 
 
 class DatabaseLoad(NamedTuple):
-    """What follows for the database. `ledger_rows` are those of a day, before they are packed."""
+    """The resulting load of the database. `ledger_rows` are the rows of a day, before they are packed."""
 
     connections: int
     transactions_per_second: float
@@ -148,9 +148,9 @@ class DatabaseLoad(NamedTuple):
 
 
 def database_load(load: Load) -> DatabaseLoad:
-    """What so many contracts ask of the database: each replica's looks, a commit for each window with news, and its delivery."""
+    """The load on the database: the queries of each replica, a commit for each window with new entries, and its delivery."""
     news = load.contracts * load.entries_per_hour / 3600
-    # A batch waits for a second: a replica sends one a second and sink at most, of all its contracts.
+    # A batch waits for a second: a replica sends at most one batch a second to each sink, with events of all its contracts.
     batches = load.sinks * min(news, load.replicas)
     fixed = load.replicas * (_LOOKS_PER_SECOND + load.sinks * _SINK_LOOKS_PER_SECOND + _GATHERED_PER_SECOND)
     audits = load.contracts * load.audits_per_hour * _AUDIT_TRANSACTIONS / 3600
@@ -163,7 +163,7 @@ def database_load(load: Load) -> DatabaseLoad:
 
 
 def seconds_for_one_round(contracts: int, concurrency: int, latency_seconds: float, poll_seconds: float) -> float:
-    """How long a `fetch` takes for one poll of each contract, which are all due at once; a fixed latency."""
+    """How long a `fetch` takes for one poll of each contract. All are due at once, and the latency is fixed."""
     replica = _Replica(concurrency)
     for _ in range(contracts):
         work_at = max(heapq.heappop(replica.workers), replica.core_free_at)
@@ -173,7 +173,7 @@ def seconds_for_one_round(contracts: int, concurrency: int, latency_seconds: flo
 
 
 def _latency(plan: Plan, dice: random.Random) -> float:
-    """Half of it at least; on average all of it."""
+    """A random latency: at least half of the plan's latency, and on average equal to it."""
     return plan.latency_seconds * (0.5 + dice.expovariate(2.0))
 
 
@@ -203,7 +203,7 @@ SCENARIOS = {
 
 
 def table() -> str:
-    """What the simulation says of each scenario, as in docs/scale.md."""
+    """The results for each scenario, as in docs/scale.md."""
     rows = [
         "| what | requests/s | busiest core | between two polls | at most | in flight |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -228,7 +228,7 @@ LOADS = {
 
 
 def database_table() -> str:
-    """What follows for the database, as in docs/scale.md."""
+    """The load of the database, as in docs/scale.md."""
     rows = [
         "| what | connections | transactions/s | WAL | rows of the ledger, a day |",
         "| --- | ---: | ---: | ---: | ---: |",

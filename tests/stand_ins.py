@@ -1,7 +1,7 @@
-"""What stands in for programs that would change the machine: `python -m tests.stand_ins PROGRAM ARGUMENTS`.
+"""Stand-ins for programs that would change the machine: `python -m tests.stand_ins PROGRAM ARGUMENTS`.
 
-Each checks that what it is asked for is there, does as much of it as can be done in a directory ($ROOT stands for /), and
-refuses, with a reason, whatever it does not know: documentation must not show what was never tried.
+Each stand-in checks that its arguments name things that exist, and does as much as is possible in a directory ($ROOT stands for
+/). It refuses everything else with a reason, so that the documentation shows only tested commands.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def fail(reason: str) -> int:
 
 
 def pip(arguments: list[str]) -> int:
-    """Installing is the wheel check's work; here: is it our name, with extras that are there?"""
+    """Check that the name is ours and that the extras exist. The wheel check tests the installation itself."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     match arguments:
         case ["install", requirement]:
@@ -42,7 +42,7 @@ def pip(arguments: list[str]) -> int:
 
 
 def pipx(arguments: list[str]) -> int:
-    """The same; where it puts the command is on the path already."""
+    """As `pip`: its directory of commands is on the path already."""
     return pip(arguments)
 
 
@@ -51,7 +51,7 @@ def uv(arguments: list[str]) -> int:
 
 
 def python3(arguments: list[str]) -> int:
-    """`-m venv DIR`: its pip is ours, and the program is there when that has installed it."""
+    """`-m venv DIR`: makes a directory with the stand-in for pip and the program."""
     match arguments:
         case ["-m", "venv", directory]:
             place = Path(directory) / "bin"
@@ -65,7 +65,7 @@ def python3(arguments: list[str]) -> int:
 
 
 def make(arguments: list[str]) -> int:
-    """The target is there, and knows the arguments; `demo` runs."""
+    """Check that the target exists and takes the arguments. `demo` is run."""
     match arguments:
         case [target]:
             pass
@@ -82,7 +82,7 @@ def make(arguments: list[str]) -> int:
 
 
 def systemctl(arguments: list[str]) -> int:
-    """Starts what a unit says, in the environment that it says."""
+    """Starts the command of a unit, in the environment of the unit."""
     match arguments:
         case ["daemon-reload"]:
             return 0
@@ -95,7 +95,7 @@ def systemctl(arguments: list[str]) -> int:
 
 
 def journalctl(arguments: list[str]) -> int:
-    """The unit has said something."""
+    """Check that the unit has written a log."""
     match arguments:
         case ["-fu", unit]:
             return 0 if Unit(unit).log.read_text() else fail(f"journalctl: {unit} said nothing")
@@ -104,7 +104,7 @@ def journalctl(arguments: list[str]) -> int:
 
 
 class Unit:
-    """A service whose file was installed. `NAME@INSTANCE` is a template's."""
+    """A service whose file was installed. `NAME@INSTANCE` is an instance of a template."""
 
     def __init__(self, name: str) -> None:
         self.name, _, self.instance = name.partition("@")
@@ -116,7 +116,7 @@ class Unit:
         return re.findall(rf"^{key}=(.*)$", self.text, re.MULTILINE)
 
     def start(self) -> int:
-        """`run` is left running, with its number in $ROOT/run; anything else runs to its end."""
+        """`run` is started in the background, with its process id in $ROOT/run. Other commands run to their end."""
         (command,) = self.values("ExecStart")
         environment = {**os.environ, "CREDENTIALS_DIRECTORY": str(self._credentials())}
         environment.pop("IONOS_API_TOKEN", None)  # a service does not see what a user has exported
@@ -154,7 +154,7 @@ def under_root(path: str) -> Path:
 
 
 def expanded(word: str, environment: dict[str, str]) -> list[str]:
-    """As systemd does it: `$NAME` as a word of its own becomes the words in it."""
+    """Expands variables as systemd does: a separate word `$NAME` becomes the words of its value."""
     return environment[word[1:]].split() if word.startswith("$") else [word]
 
 

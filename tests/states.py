@@ -55,7 +55,7 @@ def commit(
     now: int = NOW,
     unread: Sequence[Unread] = (),
 ) -> Committed:
-    """Commit a window with these events. `kept`: what a filter leaves of them."""
+    """Commit a window with these events. `kept`: the events that a filter keeps."""
     read = WindowRead(
         window=window,
         events=new,
@@ -81,7 +81,7 @@ def claim_all(state: State, contracts: Iterable[str]) -> list[Claim]:
 
 @contextmanager
 def claimed(state: State, contract: str = "1") -> Iterator[Claim]:
-    """The claim on a contract, which nobody has, while the block lasts."""
+    """Hold the claim on a free contract until the block ends."""
     claim = state.contracts.claim(contract)
     try:
         yield claim
@@ -91,7 +91,7 @@ def claimed(state: State, contract: str = "1") -> Iterator[Claim]:
 
 @contextmanager
 def taken(state: State, sink: str) -> Iterator[Place]:
-    """The place of a sink, which nobody has, while the block lasts."""
+    """Hold the free place of a sink until the block ends."""
     place = state.outbox.take(sink)
     assert place is not None
     try:
@@ -101,7 +101,7 @@ def taken(state: State, sink: str) -> Iterator[Place]:
 
 
 def patch_pieces(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
-    """Have what is done to many letters done in smaller pieces."""
+    """Make the store process many dead letters in smaller pieces."""
     for module in (letters, dead_letters):
         monkeypatch.setattr(module, name, value)
 
@@ -109,7 +109,7 @@ def patch_pieces(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None
 def next_batch(
     state: State, sink: str, max_events: int = 10**9, max_bytes: int = 10**9, *, contract: str | None = None
 ) -> Batch | None:
-    """The next batch of a sink; of a contract that waits on its own, if one is named."""
+    """The next batch of a sink, or of a postponed contract if one is named."""
     with taken(state, sink) as place:
         return place.batch(max_events, max_bytes, contract)
 
@@ -155,7 +155,7 @@ def waiting(state: State, sink: str, max_events: int = 10**9, max_bytes: int = 1
 
 
 def counts(state: State, start: int, end: int) -> dict[int, int]:
-    """Entries collected by the hour, remembered or not."""
+    """Entries collected in each hour, whether the ledger still has them or not."""
     return {hour: count.collected for hour, count in state.contracts.counts("1", start, end).items()}
 
 
@@ -191,7 +191,7 @@ def with_dead_letters(directory: Path, use: str) -> None:
 
 
 def fill_with_dead_letters(state: State) -> None:
-    """The same to a new state, which is closed then."""
+    """Fill a new state in the same way, and close it."""
     state.contracts.enrol(["31960001"], "default", START, START)
     state.outbox.register("out", "stdout")
     gap = Unread(Window(START + 7, START + 8), UNREADABLE, "why", ())

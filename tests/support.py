@@ -1,4 +1,4 @@
-"""What tests of all kinds need: an environment without settings from outside, and to wait without guessing how long."""
+"""What tests of all kinds need: an environment without settings from outside, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ FOREIGN_NAMES = {
 
 # How coverage finds the processes that a test starts.
 MEASURING = "COVERAGE_PROCESS_CONFIG"
-# For a test of what a process costs, or of one that can write no file: measuring costs something, and writes one.
+# For tests of the cost of a process, or of a process that cannot write files: coverage takes time and writes a file.
 UNMEASURED = {MEASURING: ""}
 
 
 def is_foreign_setting(name: str) -> bool:
-    """Whether this variable would change what the program does, so that no test may inherit it."""
+    """Whether this variable would change what the program does. Tests must not inherit it."""
     return name != MEASURING and (name.upper() in FOREIGN_NAMES or name.startswith(FOREIGN_PREFIXES))
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Ours without what would change the program's behaviour; warnings are errors; then `extra`."""
+    """Our environment without variables that change the program's behaviour; with warnings as errors; then `extra`."""
     kept = {name: value for name, value in os.environ.items() if not is_foreign_setting(name)}
     return kept | {"PYTHONPATH": str(TOP), "PYTHONWARNINGS": "error"} | dict(extra or {})
 
 
 def wait_until(predicate: Callable[[], Answer], timeout: float = 45, *, what: str = "") -> Answer:
-    """Ask until the answer is true, and return it; AssertionError naming `what` after `timeout` seconds.
+    """Call `predicate` until its answer is true, and return it. Raises AssertionError with `what` after `timeout` seconds.
 
-    As long as a busy machine may take, and shorter than the minute after which the program does much by itself.
+    The default is long enough for a busy machine, and below a minute: after one, the program does much by itself.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -66,17 +66,17 @@ def wait_until(predicate: Callable[[], Answer], timeout: float = 45, *, what: st
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}")
         asked_seconds = time.thread_time() - asked
-        time.sleep(min(max(0.02, 9 * asked_seconds), 0.25))  # a dear question is asked less often
+        time.sleep(min(max(0.02, 9 * asked_seconds), 0.25))  # a slow predicate is called less often
 
 
 def take_interrupts() -> None:
-    """Have Ctrl-C end what we start, although we ourselves may have been told not to, as a shell's background job is."""
+    """Make Ctrl-C end the processes that we start, even if we ignore it, as a background job of a shell does."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def open_files(pid: int) -> list[str]:
-    """What a process has open, as the kernel names it; it may be closing some of it as we look."""
+    """The open files of a process, as the kernel names them. It may close some of them meanwhile."""
     found = []
     for descriptor in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - /proc is no place for pathlib's extra calls
         with suppress(FileNotFoundError):
@@ -84,14 +84,14 @@ def open_files(pid: int) -> list[str]:
     return found
 
 
-# Read at import: tests have a clean environment.
+# Read at import, because tests have a clean environment.
 _SEED = os.environ.get("IONOS_POLLER_TEST_SEED")
 
 
 def seed_of_chance() -> int:
-    """The seed for what a test leaves to chance: another one each time, unless $IONOS_POLLER_TEST_SEED names one.
+    """The seed for a random test: a new one each time, unless $IONOS_POLLER_TEST_SEED names one.
 
-    It is printed, so that pytest shows it where the test fails.
+    It is printed, so that pytest shows it if the test fails.
     """
     seed = int(_SEED) if _SEED else random.SystemRandom().randrange(10**6)
     print(f"IONOS_POLLER_TEST_SEED={seed}")
@@ -99,13 +99,13 @@ def seed_of_chance() -> int:
 
 
 def free_port() -> int:
-    """Return a TCP port nobody listens on now, for an address that must refuse or be known beforehand."""
+    """A free TCP port, for an address that must refuse connections or be known in advance."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def is_plain(text: str) -> bool:
-    """Whether it goes on after "<key>: ...", or says what to do: with no capital but that of a name, on one line."""
+    """Whether a text can follow "<key>: ...": one line, no full stop, and no capital at its start except that of a name."""
     is_begun = re.match(r"[^A-Z]|[A-Z]+_[A-Z_]+ |[A-Z][a-z]+[- ]", text) is not None
     return is_begun and text.isprintable() and not text.endswith(".")

@@ -1,4 +1,4 @@
-"""A command on a terminal: what it shows there, which differs from what it writes into a pipe."""
+"""A command on a terminal. Its output there differs from its output into a pipe."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Terminal:
 
     @property
     def shown(self) -> str:
-        """Without what moves the cursor and sets colours."""
+        """The output without control sequences for the cursor and colours."""
         return _ESCAPE.sub("", self.raw).replace("\r", "")
 
     @property
     def painted(self) -> list[str]:
-        """The lines as they stand in the end, after what went back over them. One that is too wide stays too wide."""
+        """The lines on the screen at the end, after all overwriting. A line that is too wide is not wrapped."""
         lines, row, column = [""], 0, 0
         for piece in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]|[\r\n]|[^\x1b\r\n]+", self.raw):
             match piece[0], piece[-1]:
@@ -79,7 +79,7 @@ class Terminal:
         return lines
 
     def wait(self, timeout: float = 30) -> int:
-        """Its exit code, once all that it said has been read."""
+        """Wait for the end, and read all output.  Returns: the exit code."""
         try:
             return self.process.wait(timeout)
         finally:
@@ -92,7 +92,7 @@ class Terminal:
 def on_terminal(
     command: Sequence[str], cwd: Path, env: Mapping[str, str], *, columns: int = COLUMNS, rows: int = ROWS
 ) -> Terminal:
-    """Run it to its end."""
+    """Run a command on a terminal to its end."""
     terminal = Terminal(command, cwd, env, columns=columns, rows=rows)
     terminal.wait()
     return terminal

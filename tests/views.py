@@ -1,4 +1,4 @@
-"""What the page shows, made by hand: a day of a daemon in which all is well, to be changed by a test."""
+"""The data of the page, made by hand: a day of a daemon without problems. Tests change it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poller.store.rows import Contract, Replica, Sink, Size
 
 HOUR = 3600
 NOW = 1_777_644_120  # 2026-05-01T14:02:00Z
-TOP = NOW // HOUR * HOUR  # of the hour
+TOP = NOW // HOUR * HOUR  # the start of the hour
 FIRST = "31960001"
 
 

@@ -1,8 +1,8 @@
-"""Ask whether a known vulnerability is in what the lock names: `python -m tests.vulnerabilities requirements-dev.lock`.
+"""Check whether a package in the lock has a known vulnerability: `python -m tests.vulnerabilities requirements-dev.lock`.
 
-`pip-audit` asks, this judges its answer, for which its exit code is too coarse: it ends with 0 and "no known vulnerabilities"
-when the index knew none of the packages, and with 1 for a vulnerability as well as for no connection. Where the index cannot
-be asked, that is reported as skipped, and is no failure: a check that needs somebody else's server must not stop the work.
+`pip-audit` asks, and this module judges its answer, because its exit code is not precise enough: it is 0 with "no known
+vulnerabilities" if the index knew none of the packages, and 1 both for a vulnerability and for a missing connection. If the index
+does not answer, the check is reported as skipped and does not fail: the server of somebody else must not stop the work.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 DEADLINE_SECONDS = 120
 ANSWER_SECONDS = 10
-# How its trace or its message ends when the index did not answer, or not as an index does.
+# How its traceback or message ends if the index did not answer, or its answer was not that of an index.
 NOT_REACHED = re.compile(r"requests\.exceptions\.\w+|Could not connect to PyPI|PyPI is not redirecting|ServiceError")
 
 
 class Verdict(NamedTuple):
-    """What to tell, and whether it is a failure."""
+    """The text to print, and whether it is a failure."""
 
     is_failed: bool
     lines: tuple[str, ...]
@@ -50,7 +50,7 @@ def ask(lock: Path, deadline_seconds: float = DEADLINE_SECONDS) -> Verdict:
 
 
 def judge(stdout: str, stderr: str) -> Verdict:
-    """What the two outputs of pip-audit mean: JSON if it came to an answer for each package, else why it did not."""
+    """Judge the two outputs of pip-audit. stdout is JSON if it could ask; otherwise stderr has the reason."""
     if not stdout.strip():
         if NOT_REACHED.search(stderr):
             return _not_checked("the index cannot be reached")

@@ -1,8 +1,8 @@
 """Install the built wheel in a fresh venv and use it as a user would: `python -m tests.wheel_check dist`.
 
-Proves what no test in the checkout can: that the wheel holds every module and names every dependency, and that the
-README's quick starts, typed as they stand there, lead from nothing to entries at a sink. Dependencies come in the versions
-of the lock, so that it fails for our reasons only.
+It checks what no test in the checkout can check: the wheel contains every module and names every dependency, and the quick
+starts of the README, typed unchanged, bring entries to a sink. The versions of dependencies come from the lock, so that only
+our changes can make it fail.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def main(dist: Path) -> None:
 
 
 def quick_starts() -> list[list[str]]:
-    """The README's ways from nothing to entries at a sink, each as the commands to be typed: to install, and a block with `run`.
+    """The quick starts of the README, each as a list of commands: one to install, and the commands of a block with `run`.
 
-    Here pip installs the wheel; that the other line does what it says is tried in tests/integration/test_install.py.
+    Here pip installs the wheel. tests/integration/test_install.py tests the other line for installing.
     """
     found = [[shown.command for shown in commands(block)] for block in blocks(PAGES[0]) if block.language == "console"]
     starts = [[INSTALL, *typed] for typed in found if "ionos-poller run" in typed]
@@ -100,7 +100,7 @@ def follow(typed: list[str], wheel: Path, room: Path) -> Path:
 
 
 def is_ours(wheel: Path, installed: Path) -> None:
-    """That pip took the wheel that was built, and none of the same name from elsewhere."""
+    """Check that pip installed the built wheel, not another package of the same name."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         (found,) = installed.glob(f"lib/python*/site-packages/{name}")
@@ -109,7 +109,7 @@ def is_ours(wheel: Path, installed: Path) -> None:
 
 
 def constraints(room: Path) -> Path:
-    """What makes pip take our version, and of everything else that of the lock."""
+    """A file that makes pip install our version, and the versions of the lock for everything else."""
     path = room / "constraints.txt"
     lock = (TOP / "requirements-dev.lock").read_text(encoding="utf-8")
     pins = re.findall(r"^([a-z0-9-]+)(?:\[.*?\])?(==.*?) \\$", lock, re.MULTILINE)  # a constraint names no extras
@@ -123,7 +123,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def run(command: Path, *args: str, cwd: Path, **extra: str) -> str:
-    """Return its stdout; what went wrong, with all it said, ends the check."""
+    """Run a command.  Returns: its stdout. If it fails, the check ends with all its output."""
     done = subprocess.run(
         [command, *args],
         cwd=cwd,

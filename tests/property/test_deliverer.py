@@ -1,4 +1,5 @@
-"""The deliverer against a sink that answers at random: what leaves the outbox was taken or has a dead letter, nothing twice."""
+"""The deliverer against a sink with random answers: an event leaves the outbox only if it was taken or has a dead
+letter. It is sent again only after a restart."""
 
 from __future__ import annotations
 
@@ -34,12 +35,12 @@ def key_of(event: OutboxEvent) -> Key:
 
 
 def is_blocked(event: OutboxEvent) -> bool:
-    """Whether a firewall in front of the sink answers 403 for what is in it."""
+    """Whether a firewall in front of the sink answers 403 because of the content of the event."""
     return event.time_us % 11 == 0
 
 
 class Dice(Sink):
-    """Answers at random, as a whole or event by event. Streams (two of each contract) are blocked for a while."""
+    """A sink with random answers, for a whole batch or event by event. Streams (two of each contract) are blocked for a while."""
 
     def __init__(self, dice: random.Random) -> None:
         settings: Any = Settings(
@@ -103,7 +104,7 @@ def test_what_leaves_the_outbox_was_taken_or_is_a_dead_letter_and_nothing_is_sen
     tmp_path: Path, backend: str, number: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     dice = random.Random(seed_of_chance() + number)
-    monkeypatch.setattr("poller.pipeline.deliver.random", dice)  # for the jitter of its waits
+    monkeypatch.setattr("poller.pipeline.deliver.random", dice)  # for the random part of its waits
     monkeypatch.setattr("poller.pipeline.forbidden.random", dice)
     clock, sink = Clock(), Dice(dice)
     if backend == "sqlite":
@@ -134,7 +135,7 @@ def test_what_leaves_the_outbox_was_taken_or_is_a_dead_letter_and_nothing_is_sen
             deliverer = Deliverer(state.outbox, sink, clock=clock)
     sink.is_well, sink.is_revoked = True, False
     assert deliver(deliverer, clock, 1000.0 if sink.has_firewall else 100_000.0) or sink.has_firewall
-    # The last events may all be blocked: another one shows that the credentials are accepted.
+    # If all remaining events are blocked, one more event shows that the credentials are accepted.
     while sink.has_firewall and any(row.waiting for row in state.overview().sinks):
         new = next(at for at in range(len(collected) + 1, len(collected) + 3) if at % 11)
         commit(state, [Event(new, new.to_bytes(16), b"{}", True, True)], contract="1", window=Window(0, 9), now=9)
@@ -151,7 +152,7 @@ def test_what_leaves_the_outbox_was_taken_or_is_a_dead_letter_and_nothing_is_sen
     assert restarts or letters.keys() - blocked == sink.refused
     assert wanted - sink.taken - letters == Counter(), "lost"
     again = sink.taken + letters - wanted
-    # What was taken behind an event that was not: at most a batch of each contract that waits, and one of all others.
+    # Events taken after one that was not: at most a batch of each postponed contract, and one of all other contracts.
     assert again.total() <= restarts * sink.settings.batch_events * (len(CONTRACTS) + 1)
     assert again.keys() <= set(collected), "invented"
     assert state.overview().imbalances() == []

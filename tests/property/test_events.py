@@ -1,4 +1,4 @@
-"""Whatever JSON an entry is made of, its line holds the same values and no white space between tokens."""
+"""For any JSON in an entry, its line has the same values and no white space between tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-# `_source` at the top of an entry would make it a hit in the tolerant shapes: no entry of the API's has it.
+# `_source` at the top of an entry would make it a hit in the tolerant shapes. No entry of the API has it.
 ENTRIES = st.dictionaries(
     st.text() | st.sampled_from(["@uuid", "meta", "event", "_id", "time"]), VALUES, max_size=6
 ).filter(lambda entry: "_source" not in entry)
@@ -38,7 +38,7 @@ def source(entry: Any, ensure_ascii: bool, indent: int | None) -> bytes:
 
 
 def has_raw_form(value: Any) -> bool:
-    """Whether it is JSON without escapes, too: a lone surrogate has none."""
+    """Whether the value can be written as JSON without escapes. A lone surrogate cannot."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Whatever an entry looks like, what is made of it is valid by the standard's own rules, and nothing of it is lost."""
+"""For any entry, the event made of it is valid by the rules of the standard, and contains all of the entry."""
 
 from __future__ import annotations
 

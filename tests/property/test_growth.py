@@ -1,4 +1,4 @@
-"""What comes from outside costs time in proportion to its length: twice the input about twice the time, never four times."""
+"""Input from outside takes time in proportion to its length: twice the input takes about twice the time, never four times."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from poller.core.mapping.redact import Redactor
 from poller.net.transport import Response
 from poller.net.words import words_of
 
-START_BYTES = (1 << 12, 1 << 14)  # of what takes long, and of what is over at once
+START_BYTES = (1 << 12, 1 << 14)  # for slow functions, and for fast ones
 LONG_SECONDS = 0.0002
 DOUBLINGS = 4
-# Of 16 times the input. In proportion it is 16, with the square of the length 256.
+# Maximum ratio of the times for 16 times the input. Linear time gives 16, quadratic time gives 256.
 MOST = 16 * 2.5 * 2
 
 ATOMS = (
@@ -63,7 +63,7 @@ TAKERS: dict[str, Callable[[bytes], object]] = {
 
 def seconds_of(take: Callable[[bytes], object], data: bytes) -> float:
     started = time.process_time()
-    with suppress(RecursionError):  # no line that was read is nested so deeply
+    with suppress(RecursionError):  # the reader accepts no line that is nested so deeply
         take(data)
     return time.process_time() - started
 
@@ -82,6 +82,6 @@ def test_time_grows_in_proportion_to_what_comes_from_outside(name: str) -> None:
                 size = larger
             small = max(seconds_of(take, of_size(size)), 0.0005)
             large = seconds_of(take, of_size(size << DOUBLINGS))
-            if large > small * MOST:  # once more: what a busy machine does, it does not do twice
+            if large > small * MOST:  # measure again: a busy machine rarely disturbs both
                 large = seconds_of(take, of_size(size << DOUBLINGS))
             assert large <= small * MOST, (name, frame, atom, small, large)

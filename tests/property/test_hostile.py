@@ -1,4 +1,4 @@
-"""Anything at all from outside: whatever it is, it becomes a value of ours or one of our errors, soon, and in one line."""
+"""Any input from outside quickly becomes one of our values or one of our errors. The message of an error is one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.hostile import RawServer, at_most, headed
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=30)
 
-# JSON as text, so that it can be what no encoder writes
+# JSON as text, so that it can contain things that no encoder writes
 
 white = st.sampled_from(["", " ", "\n\t\r "])
 numbers = st.sampled_from(["0", "-0", "1.10", "1e999", "-1E-999", "9" * 25, "9" * 5000, "1e+5", "18446744073709551616"])
@@ -71,7 +71,7 @@ names = strings | st.sampled_from(
 
 
 def objects(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Objects, in which a name may come twice."""
+    """Objects in which a name may occur twice."""
     pairs = st.lists(st.tuples(white, names, white, values), max_size=5)
     return pairs.map(lambda found: "{" + ",".join(f"{w}{name}{v}:{value}" for w, name, v, value in found) + "}")
 
@@ -224,7 +224,7 @@ def test_no_answer_of_a_sink_costs_an_event_or_shows_a_secret(
     assert isinstance(outcome, Accepted) == (status in successes)
     decision = decide(outcome, count, 1, RetryPolicy(), lambda: 0.5)
     if isinstance(decision, Settle):
-        # What is done with is accepted, or it is the one event that was refused by name.
+        # A settled event was accepted, or it is the only event and was refused by name.
         assert isinstance(outcome, Accepted) or (count == 1 and isinstance(outcome, Refused) and 0 in decision.dead)
     elif isinstance(outcome, RetryAfter | CredentialsRefused):
         assert 0 <= getattr(decision, "seconds", 0.0) <= 4000

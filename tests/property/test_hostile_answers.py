@@ -1,4 +1,4 @@
-"""Answers of any bytes to every sink over HTTP: each becomes an outcome, and what is named as refused never counts as taken."""
+"""Answers of any bytes to every sink over HTTP: each becomes an outcome. An event refused by name never counts as taken."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TABLES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "otlp": (OtlpSink, {"bearer_token": KEY}),
     "otlp-json": (OtlpSink, {"encoding": "json", "bearer_token": KEY}),
 }
-NOW_US = 4_000_000_000_000_000  # a time that no receiver calls too old
+NOW_US = 4_000_000_000_000_000  # a time that no receiver refuses as too old
 EVENTS = [OutboxEvent("1", NOW_US + n, NOW_US // 1_000_000, n.to_bytes(16), 0, b'{"n":%d}' % n) for n in range(3)]
 NAMES = [f"1-{event.identity.hex()}".encode() for event in EVENTS]
 
@@ -89,7 +89,7 @@ STATUSES = (200, 201, 202, 204, 299, 302, 400, 401, 404, 413, 415, 422, 429, 500
 
 
 def edited(body: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
-    """The body with each of these done to it: at a place, so many bytes are replaced by others."""
+    """The body after these changes. Each is: a position, the number of bytes to replace, and the new bytes."""
     for at, length, put in changes:
         place = at % (len(body) + 1)
         body = body[:place] + put + body[place + length :]
@@ -103,7 +103,7 @@ def reasons(outcome: Outcome) -> list[str]:
 
 
 def check_outcome(outcome: Outcome, count: int) -> None:
-    """It is one, the pipeline can act on it, and its words are safe to show and to store."""
+    """Check that it is an outcome, that the pipeline can act on it, and that its words are safe to show and to store."""
     assert isinstance(outcome, get_args(Outcome))
     decide(outcome, count, 1, RetryPolicy(), lambda: 0.5)
     for reason in reasons(outcome):
@@ -126,7 +126,7 @@ any_answer = st.builds(
 
 
 def check_any_answer(server: RawServer, sink: Any) -> None:
-    """That a sink makes an outcome of whatever is answered, and raises nothing."""
+    """Check that a sink returns an outcome for any answer and raises nothing."""
 
     @at_most(40)
     @given(answer=any_answer, count=st.integers(1, 3))
@@ -143,7 +143,7 @@ def test_any_answer_becomes_an_outcome(server: RawServer, kind: str) -> None:
     check_any_answer(server, make(kind, server.url))
 
 
-# urllib3 leaves the connection to the garbage collector where a redirect leads to what is no URL.
+# urllib3 leaves the connection to the garbage collector if a redirect leads to an invalid URL.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_any_answer_becomes_an_outcome_of_firehose(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -155,7 +155,7 @@ def test_any_answer_becomes_an_outcome_of_firehose(server: RawServer, monkeypatc
     gc.collect()  # here, not in the next test
 
 
-# What is named as refused
+# Events that are named as refused
 
 
 @at_most(100)

@@ -1,4 +1,4 @@
-"""Any configuration, environment, file or token: it is taken, or refused by its problems, and nothing else happens."""
+"""Any configuration, environment, file or token is accepted, or refused with its problems. Nothing else happens."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_configuration_damaged_anywhere_is_taken_or_refused_by_its_problems(at
 
 
 def as_environment(text: str) -> str:
-    """The text as a variable can hold it: no NUL, and bytes that are no UTF-8 as Python has them."""
+    """The text as an environment variable can hold it: without NUL. Bytes that are not UTF-8 appear as Python decodes them."""
     return os.fsdecode(text.replace("\0", "").encode("utf-8", "surrogatepass"))
 
 
@@ -251,14 +251,14 @@ def test_a_state_file_cut_or_overwritten_anywhere_is_used_or_set_aside(
     else:
         read_to_its_end(used)
         return
-    # Set aside as it was, or left as it is where it may be of a newer version.
+    # It is quarantined unchanged, or left in place if a newer version may have written it.
     (kept,) = [file] if "newer" in refusal.message else directory.glob("*.unusable-*")
     assert kept.read_bytes() == before
     assert refusal.hint
 
 
 def read_to_its_end(state: State) -> None:
-    """An entry that is read is one of those that were written."""
+    """Read all entries. Each one that is read must be one that was written."""
     try:
         with suppress(StateError):
             state.overview()

@@ -1,6 +1,6 @@
-"""Progress: after at most three polls everything that can be read has been delivered, whatever else is wrong.
+"""Progress: after at most three polls, all entries that can be read are collected, despite any other faults.
 
-With two planted mistakes that the same look has to find: a gap that is forgotten, and a gap that holds the watermark.
+Two planted mistakes must be found by the same checks: a forgotten gap, and a gap that stops the watermark.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from poller.store.sqlite.contracts import Claim
 
 NOON = 1_800_000_000
 SPAN = 240
-MOST = 30  # entries that the API serves of a window
+MOST = 30  # maximum number of entries that the API serves of a window
 REFUSALS = ("refused", "denied", "failing")
 KINDS = ("refused", "denied", "failing", "dense", "unreadable", "null", "miscounted")
 
 
 class Api:
-    """An entry a second; `bad` seconds, by their distance from the beginning, each wrong in a way of its own."""
+    """An API with an entry a second. `bad` maps faulty seconds, counted from the beginning, to the kind of fault."""
 
     clock_skew_seconds = 0.0
 
@@ -86,7 +86,7 @@ def entry(second: int, number: int) -> Event:
 
 
 def after_polls(api: Api, polls: int) -> list[int]:
-    """Poll and check what came of it; how many requests each poll took."""
+    """Poll and check the results.  Returns: how many requests each poll took."""
     kept: list[bytes] = []
     requests: list[int] = []
 
@@ -126,7 +126,7 @@ def after_polls(api: Api, polls: int) -> list[int]:
 
 
 def check(api: Api, kept: list[bytes], overview: Any, now: int) -> None:
-    """All that can be read was kept, once; the rest is named; nothing stands still."""
+    """Check that all readable entries were kept once, that the rest is in gaps, and that the watermark moves on."""
     assert len(set(kept)) == len(kept)
     assert all(len(identity) == IDENTITY_BYTES for identity in kept)
     wrong = {second for second in range(NOON, now) if second in api.bad or second < api.oldest}
@@ -137,14 +137,14 @@ def check(api: Api, kept: list[bytes], overview: Any, now: int) -> None:
     assert [row.watermark for row in overview.contracts] == [now], "it stands still"
 
 
-# Not the last second, which stands for the present.
+# Without the last seconds: the last one stands for the present.
 BAD = st.dictionaries(st.integers(0, SPAN - 5), st.sampled_from(KINDS), max_size=4)
 
 
 @settings(max_examples=40, deadline=None)
 @given(bad=BAD, oldest=st.just(0) | st.integers(0, SPAN - 20))
 def test_after_three_polls_all_that_can_be_read_has_been_delivered(bad: dict[int, str], oldest: int) -> None:
-    # A refused second close behind the edge of another refused span can hide that edge: the edge is sought with few requests.
+    # A refused second shortly after the edge of another refused span can hide that edge, because few requests search for it.
     refused = [second for second, kind in bad.items() if kind in REFUSALS] + [oldest]
     assume(all(abs(one - other) > 40 for one, other in combinations(refused, 2)))
     after_polls(Api(bad, oldest), 3)

@@ -1,4 +1,4 @@
-"""Reading a window while entries become visible in it: repeats are told apart, and nothing that was there is skipped."""
+"""Reading a window while new entries become visible in it: duplicates are recognised, and no visible entry is skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WINDOW = Window(0, 100)
 
 
 class Entry(NamedTuple):
-    """An entry that the API shows from its `visible_from`-th request on. Equal `content` without an id: equal entries."""
+    """An entry that the API shows from its `visible_from`-th request on. Without an id, equal `content` makes equal entries."""
 
     second: int
     content: int
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 
 
 class GrowingLog:
-    """Shows more with every request; the order by time is kept, with equal times in a fixed order."""
+    """A log that shows more with every request. It is sorted by time; equal times have a fixed order."""
 
     def __init__(self, entries: Sequence[Entry], *, is_newest_first: bool, says_total: bool) -> None:
         self._entries = sorted(enumerate(entries), key=lambda item: item[1].second, reverse=is_newest_first)
@@ -68,7 +68,7 @@ def read(log: GrowingLog, page_size: int) -> Reading:
 
 
 def without_duplicates(events: Sequence[Event], log: GrowingLog) -> Counter[bytes]:
-    """How often each content was read: duplicates count as what they are duplicates of."""
+    """How often each content was read. A duplicate counts as its original."""
     originals = {
         duplicate.identity: seen.identity
         for seen in log.visible()
@@ -108,7 +108,7 @@ def test_nothing_visible_at_the_start_is_skipped_and_nothing_comes_twice_while_t
     at_start = by_identity(log)
     reading = WindowReader(log, "1", Limits(page_size, 1000, 10**9)).read(WINDOW)
     if isinstance(reading, Split) or not reading.is_complete:
-        # It moved under every sweep: nothing is claimed, and it is read again in halves, or as a gap.
+        # Every sweep shifted: the result is not used. The window is read again in halves, or becomes a gap.
         event("did not hold still")
         assert max(entry.visible_from for entry in held) > 0
         return

@@ -1,7 +1,7 @@
-"""The state against a model of plain lists and sets: any legal actions in any order, with restarts and crashes in between.
+"""The state against a model of plain lists and sets: legal actions in any order, with restarts and crashes.
 
-The same on every backend; where several replicas may share a state, with a second one, leases that end, a replica that goes on
-though it lost what it held, and answers to COMMIT that are lost.
+The same runs on every backend. If replicas can share a state, there is a second one, leases end, a replica goes on after it lost
+its contracts, and answers to COMMIT are lost.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ HOUR = 3600
 START = 100 * HOUR
 CONTRACTS = ("1", "2")
 SINKS = ("a", "b", "c")
-# So small that a handful of events crosses the borders of chunks, segments and batches.
+# So small that a few events need several chunks, segments and batches.
 CHUNK_IDENTITIES = 3
 SEGMENT_EVENTS = 3
-# Hundreds of states are opened: what they hold is of interest, not how fast the disk is.
+# Hundreds of states are opened. The test needs no real disk, so it uses memory.
 MEMORY = "/dev/shm"
 
 
 class Item(NamedTuple):
-    """An event as a sink sees it."""
+    """An event as a sink receives it."""
 
     contract: str
     identity: bytes
@@ -73,13 +73,13 @@ class ContractModel:
         self.origin = START
         self.watermark = START
         self.fetched = self.new = self.seen = self.filtered = 0
-        self.known: dict[bytes, int] = {}  # identity to hour
-        self.counts: dict[int, int] = {}  # hour to entries ever collected
+        self.known: dict[bytes, int] = {}  # identity -> hour
+        self.counts: dict[int, int] = {}  # hour -> number of entries ever collected
         self.ranges: list[tuple[Window, str]] = []
 
 
 class SinkModel:
-    """What must be true of a sink: what waits, in order, and its books."""
+    """What must be true of a sink: the waiting events, in order, and its books."""
 
     def __init__(self) -> None:
         self.waiting: list[Item] = []
@@ -87,7 +87,7 @@ class SinkModel:
 
 
 def an_event(number: int, hour: int) -> Event:
-    """The same number is the same entry in every read: at the same time, or always without one."""
+    """An event by its number: the same entry in every read, always with the same time or always without one."""
     second = START + hour * HOUR + number
     return Event(second * 1_000_000, b"%016d" % (number + 1000 * hour), b'{"n":%d}' % number, is_timed=number != 3)
 
@@ -123,14 +123,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.letters: list[tuple[str, Item]] = []
 
     def _open(self) -> State:
-        """Open the state, which is made anew the first time."""
+        """Open the state. The first time it is created."""
         raise NotImplementedError
 
     def _hold(self) -> None:
-        """Have all contracts in this process's share."""
+        """Put all contracts into the share of this process."""
 
     def _remembered(self, contract: str) -> set[bytes]:
-        """Every identity in the ledger: how it lies there is nobody's business but this model's."""
+        """Every identity in the ledger, read directly from its stored form."""
         raise NotImplementedError
 
     def _lies_there(self) -> tuple[int, int, int]:
@@ -222,7 +222,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _enter(
         self, contract: str, model: ContractModel, read: WindowRead, unseen: Sequence[Event], kept: Sequence[Event]
     ) -> None:
-        """What a commit means for the model."""
+        """Apply a commit to the model."""
         for event in unseen:
             hour = event.time_us // (HOUR * 1_000_000)
             model.known[event.identity] = hour
@@ -241,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
         for contract, model in self.contracts.items():
             pending = [window.start for window, _ in model.ranges]
             before = min([min(self.now, model.watermark) - retention, model.watermark - overlap, *pending]) // HOUR
-            # What lies before may be remembered still (a chunk is forgotten whole): the state says what is.
+            # Older identities may still be in the ledger (a chunk is removed as a whole), so they are read from the state.
             remembered = self._remembered(contract)
             assert {identity for identity, hour in model.known.items() if hour >= before} <= remembered
             assert remembered <= set(model.known)
@@ -260,7 +260,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(sink=st.sampled_from(SINKS))
     def forget(self, sink: str) -> None:
-        # As a person does it: the journal tells other replicas that the database has not lost the sink.
+        # As a person does it: the entry in the journal shows other replicas that the database did not lose the sink.
         by = Action(Person(1, "anna"), FORGET_SINK, sink)
         assert self.state.outbox.forget(sink, by=by) == (sink in self.sinks)
         self.sinks.pop(sink, None)
@@ -281,7 +281,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _batch(
         self, data: st.DataObject, name: str, place: Any, max_events: int, max_bytes: int = 10**6
     ) -> Sequence[OutboxEvent]:
-        """The next batch, of all contracts or of one that waits on its own: it must be as large as it may."""
+        """The next batch, of all contracts or of one postponed contract. It must be as large as the limits allow."""
         sink = self.sinks[name]
         own = {row.contract for row in place.postponed()}
         ways = [contract for contract in own if any(item.contract == contract for item in sink.waiting)]
@@ -301,11 +301,11 @@ class StoreMachine(RuleBasedStateMachine):
         return events
 
     def _is_beginning(self, found: Sequence[Item], waiting: Sequence[Item]) -> bool:
-        """Whether these come next, as far as an order is promised: of a contract always."""
+        """Whether these events come next. The order is guaranteed for the events of each contract."""
         return list(found) == list(waiting[: len(found)])
 
     def _settled(self, name: str, events: Iterable[OutboxEvent], dead: Sequence[OutboxEvent]) -> None:
-        """What a settling means for the model: each event is the next one of its contract."""
+        """Apply a settled batch to the model. Each event must be the next one of its contract."""
         sink = self.sinks[name]
         self.letters += [(name, item_of(event)) for event in dead]
         for event in events:
@@ -324,7 +324,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(sink.waiting for sink in self.sinks.values()))
     @rule(data=st.data(), max_events=st.integers(1, 9), attempts=st.integers(1, 9))
     def postpone_contract(self, data: st.DataObject, max_events: int, attempts: int) -> None:
-        """Set a contract of a batch apart, before or after some of that batch was settled."""
+        """Postpone a contract of a batch, before or after a part of that batch was settled."""
         name = data.draw(st.sampled_from(sorted(name for name, sink in self.sinks.items() if sink.waiting)))
         place = self.state.outbox.take(name)
         assert place is not None
@@ -373,7 +373,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """Go on with what was committed at this moment."""
+        """Continue with the state that is committed at this moment."""
         self._crash()
         self._hold()
 
@@ -493,7 +493,7 @@ _numbers = count()
 
 
 class DatabaseMachine(StoreMachine):
-    """The state in a database, with a second replica beside the one that works."""
+    """The state in a database, with a second replica besides the working one."""
 
     stores: Any
 
@@ -515,13 +515,13 @@ class DatabaseMachine(StoreMachine):
             claim.release()
 
     def _crash(self) -> None:
-        """Its lease ends; nothing is given back."""
+        """The lease of the replica ends; it releases nothing."""
         self._expire()
         self.state._joined()._stopped.set()
         self.state = self._open()
 
     def _is_beginning(self, found: Sequence[Item], waiting: Sequence[Item]) -> bool:
-        """Contracts are not in order among each other: they may be different replicas'."""
+        """Only the events of each contract are in order, because contracts may belong to different replicas."""
         return all(
             super(DatabaseMachine, self)._is_beginning(
                 [item for item in found if item.contract == contract],
@@ -551,7 +551,7 @@ class DatabaseMachine(StoreMachine):
     # A second replica
 
     def _expire(self) -> None:
-        """The lease of the replica at work ends, as when it stands still for too long."""
+        """The lease of the working replica ends, as if it was paused for too long."""
         token = self.state._joined().token
         query = "UPDATE replicas SET expires_at = clock_timestamp() - interval '1 second' WHERE token = %s"
         self.state._database.write(lambda connection: connection.execute(query, (token,)))
@@ -562,13 +562,13 @@ class DatabaseMachine(StoreMachine):
 
     @rule()
     def give_over(self) -> None:
-        """The replica at work gives everything back, and the other one goes on."""
+        """The working replica releases everything, and the other one continues."""
         self.state.contracts.share([])
         self._swap()
 
     @rule(contract=st.sampled_from(CONTRACTS), events=EVENTS, others=EVENTS)
     def a_zombie_commits(self, contract: str, events: list[Event], others: list[Event]) -> None:
-        """The lease ends while a window is read; the other replica commits one, and then the zombie tries to."""
+        """The lease ends while a window is read. The other replica commits a window, and then the old one tries to commit."""
         model = self.contracts.get(contract)
         if model is None:
             return
@@ -587,7 +587,7 @@ class DatabaseMachine(StoreMachine):
     @precondition(lambda self: any(sink.waiting for sink in self.sinks.values()))
     @rule(data=st.data(), max_events=st.integers(1, 9), is_delivered=st.booleans())
     def a_zombie_settles(self, data: st.DataObject, max_events: int, is_delivered: bool) -> None:
-        """The lease ends while a batch is sent; the other replica perhaps delivers it, and then the zombie tries to settle."""
+        """The lease ends while a batch is sent. The other replica may deliver it, and then the old one tries to settle it."""
         name = data.draw(st.sampled_from(sorted(name for name, sink in self.sinks.items() if sink.waiting)))
         zombie = self.state.outbox.take(name)
         assert zombie is not None
@@ -639,7 +639,7 @@ class DatabaseMachine(StoreMachine):
 
 @contextmanager
 def answer_lost() -> Iterator[None]:
-    """The connection breaks when the next COMMIT was carried out, before its answer comes."""
+    """The connection breaks after the next COMMIT was executed and before its answer arrives."""
     real = psycopg.Connection.execute
     is_armed = True
 
@@ -662,7 +662,7 @@ def identities_in(blobs: Iterable[bytes]) -> set[bytes]:
 
 
 class Tried(NamedTuple):
-    """A machine, and how often it is tried: to ask a server takes longer."""
+    """A machine, and the number of its examples: a server is slower."""
 
     machine: type[StoreMachine]
     examples: int
@@ -671,7 +671,7 @@ class Tried(NamedTuple):
 
 @pytest.fixture(scope="module")
 def debian_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The states on Debian's server, which is of another version than the wheel's."""
+    """The states on Debian's server. Its version differs from that of the wheel."""
     programs = debian_programs()
     if programs is None:
         pytest.skip("NOT CHECKED: the store on another version of PostgreSQL; Debian's is not there (postgresql)")
@@ -687,7 +687,7 @@ def debian_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(params=["sqlite", "postgres", "debian"])
 def tried(request: pytest.FixtureRequest) -> Tried:
-    """Each backend."""
+    """Each backend, with its number of examples."""
     if request.param == "sqlite":
         return Tried(FileMachine, 30, 30)
     DatabaseMachine.stores = request.getfixturevalue(f"{request.param}_stores")

@@ -1,4 +1,4 @@
-"""Windows tile time without gap or overlap, whatever the numbers, and whatever the API makes of them."""
+"""Windows tile time without gap or overlap, for any numbers and for any limits of the API."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_splits_tile_into_nearly_equal_parts(start: int, seconds: int, count: in
 
 
 class Poll(NamedTuple):
-    """One poll: how much time passed before it, and how far of what was due it came before it failed."""
+    """One poll: how much time passed before it, and which part of the due windows it read before it failed."""
 
     passed: int
     committed: int | None
@@ -101,20 +101,20 @@ def test_all_time_from_the_origin_to_the_watermark_was_read_whatever_polls_faile
 
 
 class Log(NamedTuple):
-    """An Activity Log whose entries stand still, with every limit the real one may have."""
+    """An Activity Log with fixed entries, and with every limit that the real one may have."""
 
     counts: tuple[int, ...]  # entries in each second, from 0
-    serves: int  # offset + limit it can serve
+    serves: int  # maximum offset + limit
     page_cap: int | None = None
     total_cap: int | None = None
     has_relation: bool = False
     says_total: bool = True
-    refuses_above: int | None = None  # windows of more entries, with 400 on the first page
+    refuses_above: int | None = None  # it answers 400 on the first page of windows with more entries
     refusal_status: int = 400
     is_newest_first: bool = True
 
     def within(self, window: Window) -> list[Event]:
-        """Newest or oldest first; equal times in any fixed order."""
+        """The entries of a window, newest or oldest first. Equal times have any fixed order."""
         found = [
             Event(second * 1_000_000 + number, b"%08d%08d" % (second, number), b"{}")
             for second in range(max(0, window.start), min(window.end, len(self.counts)))
@@ -140,7 +140,7 @@ class Log(NamedTuple):
 
 
 def read_all(log: Log, window: Window, limits: Limits) -> list[tuple[Window, Reading]]:
-    """What the collector does: read, and read the parts instead where a window must be split."""
+    """Read as the collector does. If a window must be split, its parts are read instead."""
     reader = WindowReader(log, "1", limits, Conduct(present=(Window(-20, -19),)))
     todo = [window]
     readings = []
@@ -156,7 +156,7 @@ def read_all(log: Log, window: Window, limits: Limits) -> list[tuple[Window, Rea
     return readings
 
 
-# Mostly quiet, sometimes dense: what makes windows split unevenly.
+# Mostly few entries, sometimes many, so that windows are split unevenly.
 COUNTS = st.lists(st.integers(0, 3) | st.integers(0, 40), min_size=1, max_size=24).map(tuple)
 
 
@@ -192,7 +192,7 @@ def test_the_union_of_all_readings_is_every_entry_that_the_api_serves(
             assert reading.events == sorted(held, key=lambda entry: (entry.time_us, entry.identity))
             assert reading.fetched == len(held)
         else:
-            # Only a second that fills the result window cannot be known to be complete, and of it all that is served comes.
+            # Only a second that fills the result window may be incomplete. All of its entries that the API serves are read.
             assert piece.seconds == 1
             assert len(held) >= result_window
             assert {entry.identity for entry in reading.events} <= {entry.identity for entry in held}
@@ -208,7 +208,7 @@ def test_a_window_refused_for_its_size_is_split_until_it_is_served(
     log = data.draw(logs(1000))._replace(refuses_above=refuses_above)
     window = Window(0, len(log.counts))
     readings = read_all(log, window, Limits(page_size, 1000, 10**9))
-    # A second that is refused whole is never served; all others are.
+    # A second that is refused as a whole is never served. All others are.
     refused = [second for second, count in enumerate(log.counts) if count > refuses_above]
     if len(refused) < 2:
         assert sum(len(reading.events) for _, reading in readings) == sum(
