@@ -156,7 +156,7 @@ class Server:
         """Kill all its processes at once, like a crash."""
         if self._process is not None:
             leader = self._process.pid
-            children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()  # each has its own process group
+            children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()  # each has its own group
             for pid in [leader, *map(int, children)]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
