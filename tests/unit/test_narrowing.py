@@ -1,4 +1,4 @@
-"""Which parts of a window can be read: refusals by age or in a span, failures, entries that are none, shared ids."""
+"""Which parts of a window can be read: refusals by age or in a span, failures, invalid entries, shared ids."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TRIAL = Conduct((PRESENT,), is_failing=True, is_trial=True)
 
 
 class Api:
-    """One entry a second, newest first; `rule` may raise, or give the page in place of the usual one."""
+    """An API with an entry a second, newest first. `rule` may raise an error, or return another page than the usual one."""
 
     def __init__(self, rule: Callable[[Window, int, int, Page], Page | None], *, every: int = 1) -> None:
         self._rule = rule
@@ -61,7 +61,7 @@ class Api:
 
 
 def read(api: Api, window: Window, conduct: Conduct = NORMAL) -> tuple[set[int], list[Unread]]:
-    """What the collector does: the seconds whose entry came, and what is unread."""
+    """Read as the collector does.  Returns: the seconds of the entries that came, and the unread parts."""
     reader = WindowReader(api, "1", LIMITS, conduct)
     todo, seconds, unread = [window], set(), []
     while todo:
@@ -111,7 +111,7 @@ def test_an_age_that_grows_while_we_ask_is_caught_up_with() -> None:
     oldest = [700_000.0]
 
     def rule(window: Window, offset: int, limit: int, usual: Page) -> None:
-        oldest[0] += 0.2  # ten requests a second, and as long again for their answers
+        oldest[0] += 0.2  # 0.1 s for a request at ten a second, and 0.1 s for its answer
         if window.start < oldest[0]:
             raise RejectedError("too old", status=400)
 
@@ -258,11 +258,11 @@ def test_the_pieces_around_a_second_tile_the_window(second: int) -> None:
     assert (pieces[0].start, pieces[-1].end) == (0, 100)
 
 
-# Which second is the present
+# The second that counts as the present
 
 
 def present_of(error: Callable[[], PollerError], *refused: int) -> tuple[Api, Conduct]:
-    """An API that does not serve 10 to 20 nor the seconds in `refused`, which may be the present."""
+    """An API that refuses windows with the seconds 10 to 19 or a second in `refused`; the latter may be the present."""
 
     def rule(window: Window, *rest: object) -> None:
         if (window.start < 20 and window.end > 10) or window.start in refused:

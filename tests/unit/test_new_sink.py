@@ -24,13 +24,13 @@ CONTRACT = "31960001"
 
 
 class SpoolTable(Table, frozen=True, kw_only=True, tag="spool"):
-    """Its table in a configuration."""
+    """The table of the sink in a configuration."""
 
     path: str
 
 
 class SpoolSink(Sink):
-    """A file for each batch: all that a sink must have."""
+    """Writes a file for each batch. It has everything that a sink must have."""
 
     def __init__(self, settings: SpoolTable, context: Context) -> None:
         super().__init__(settings)
@@ -90,7 +90,7 @@ def test_what_is_removed_for_a_sink_is_removed_by_who_delivers(state: Any, tmp_p
 
 
 class CountingSink(OwnOutput):
-    """A sink with an output of its own: it notes an offset before it writes, and another one with what it wrote."""
+    """A sink with its own output. It notes an offset before it writes, and another one with the written batch."""
 
     def __init__(self) -> None:
         super().__init__(SpoolTable(name="own", path="/"))

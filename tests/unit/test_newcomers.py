@@ -1,4 +1,4 @@
-"""Mistakes of the first hour: each is told in a line that says where, what, and what to do, in words that fit 100 columns."""
+"""Typical first mistakes: each is reported in one line of at most 100 columns that says where, what, and what to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_STATE = "`run` has not run with this --state-dir yet"
 
 
 class Mistake(NamedTuple):
-    """What is typed, or stands in ionos-poller.toml; where it is told to be, what it is, and what to do."""
+    """The typed command or the text of ionos-poller.toml, and the three parts of the error: place, message and remedy."""
 
     command: str
     text: str

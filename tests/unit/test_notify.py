@@ -1,4 +1,4 @@
-"""What systemd is told, over a socket whose reader may do anything."""
+"""The notifications to systemd, over a socket whose reader may behave in any way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_reader_that_does_not_read_keeps_nobody_waiting(tmp_path: Path) -> Non
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(path)
         notifier = Notifier(path)
-        for _ in range(10_000):  # its queue takes far fewer
+        for _ in range(10_000):  # its queue has room for far fewer
             notifier.tell(WATCHDOG="1")
         deaf.setblocking(False)
         assert deaf.recv(100) == b"WATCHDOG=1"

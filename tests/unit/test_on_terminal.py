@@ -1,4 +1,4 @@
-"""Lines and bars on a terminal, where stdout and stderr are one, and lines have an end."""
+"""Lines and progress bars on a terminal, which shows stdout and stderr together."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from poller.system.terminals import allows_colours, is_capable
 
 @contextmanager
 def terminal() -> Iterator[Callable[[], bytes]]:
-    """A terminal as our stderr, with a queue before it that is slow. What it gives is what the terminal shows so far.
+    """Make a terminal our stderr, behind a slow queue. The yielded function returns what the terminal shows so far.
 
-    In the test, not before it: pytest puts its own stderr back where a test begins.
+    It is used inside the test, because pytest restores its own stderr when a test begins.
     """
     master, slave = pty.openpty()
 

@@ -1,4 +1,4 @@
-"""A process has one connection to a state file, and opens it by no other means: closing the other would lose every lock on it."""
+"""A process opens a state file once, with one connection: closing a second descriptor would release every lock on the file."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tests.support import TOP, clean_environment
 
 
 def descriptors_on(path: Path) -> list[str]:
-    """Each descriptor by which this process has a file open."""
+    """The descriptors with which this process has a file open."""
     found = []
     for link in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # the one that lists them
+        with suppress(OSError):  # the descriptor of this listing
             if link.readlink() == path:
                 found.append(link.name)
     return found
 
 
 def locks_on(path: Path) -> set[str]:
-    """What the kernel says that this process has locked of a file: kind, mode and bytes.
+    """The locks of this process on a file, according to the kernel: kind, mode and bytes.
 
-    Of the file's own descriptors: the list of all locks of the machine is read in pieces, and what another process does
-    meanwhile makes lines of it come twice or not at all.
+    They are read from the file's descriptors. The list of all locks of the machine is read in pieces: changes by other
+    processes can repeat or omit its lines.
     """
     locks = set()
     for descriptor in descriptors_on(path):
@@ -182,7 +182,7 @@ with closing(Stores(Path(sys.argv[1])).attach("fetch")) as state:
 
 
 def test_who_comes_and_goes_beside_it_leaves_the_write_ahead_log(directory: Path) -> None:
-    # With its locks lost, a process that came would take itself for the last user, and delete the log under us.
+    # If our locks were lost, another process would consider itself the last user and delete our write-ahead log.
     with_a_sink(directory).close()
     with closing(Stores(directory).attach("fetch")) as state:
         for number, way in enumerate(WAYS[:-1]):

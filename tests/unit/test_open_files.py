@@ -1,4 +1,4 @@
-"""A process that may open no more files says so, and what to do, whatever library has met it."""
+"""A process that cannot open more files reports that and what to do, in whichever library the error occurs."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def test_items_are_told_by_their_ids_in_whatever_order_they_come():
         (("a", TAKEN), ("b", TAKEN), ("c", TAKEN), ("d", TAKEN)),
     ):
         assert isinstance(answer(*items), RetryAfter)
-    # One that a pipeline gave is in the place of its request.
+    # If a pipeline gave another id, the item belongs to the request at the same position.
     assert answer(("a", TAKEN), ("x", BAD), ("c", BUSY)) == answer(("a", TAKEN), ("b", BAD), ("c", BUSY))
     assert answer(("x", TAKEN), ("y", BAD), ("z", BUSY)) == answer(("a", TAKEN), ("b", BAD), ("c", BUSY))
     assert answer(("x", TAKEN), ("x", TAKEN), ("x", TAKEN)) == Accepted(status=200)
@@ -369,7 +369,7 @@ def test_an_event_is_there_once_however_often_it_is_sent(usual):
     before = intake.stored
     assert sink.send(events(1, 2, 3)) == sink.send(events(1, 2, 3)) == Accepted(status=200)
     assert (intake.stored - before, intake.repeats) == (3, 0)
-    # Another contract's entry of the same identity is another one.
+    # The same identity in another contract is a different entry.
     assert sink.send(events(1, contract="2")) == Accepted(status=200)
     assert intake.stored - before == 4
 
@@ -444,7 +444,7 @@ def test_both_logins_are_sent(usual):
     ],
 )
 def test_a_probe_tells_what_a_batch_would_meet_and_leaves_nothing(usual, settings, expected, words):
-    sink_for(usual).send(events(50))  # the index is there
+    sink_for(usual).send(events(50))  # creates the index
     before = usual.intakes["opensearch"].stored
     usual.change_settings(**settings)
     outcome = sink_for(usual).probe()
@@ -457,7 +457,7 @@ def test_a_probe_tells_what_a_batch_would_meet_and_leaves_nothing(usual, setting
     ("answers", "expected"),
     [
         ([(200, b"{}"), (200, b""), (200, b'{"items":[{"create":{"status":400,"error":"x"}}]}')], Accepted(status=200)),
-        # Who may only write may not ask for the version.
+        # A user that may only write cannot ask for the version.
         ([(403, b""), (200, b""), (200, b'{"items":[{"create":{"status":400,"error":"x"}}]}')], Accepted(status=200)),
         ([(403, b""), (403, b""), (200, b'{"items":[{"create":{"status":409}}]}')], Accepted(status=200)),
         ([(200, b"{}"), (404, b"")], Accepted(status=404)),

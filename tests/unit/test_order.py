@@ -14,7 +14,7 @@ from tests.order import arrange, take_long, unit_of
     ("name", "unit"),
     [
         ("tests/unit/test_order.py::test_a[x]", "tests/unit/test_order.py"),
-        ("tests/integration/test_hostile_api.py::test_a", "tests/integration/test_hostile_api.py"),  # a fixture for all
+        ("tests/integration/test_hostile_api.py::test_a", "tests/integration/test_hostile_api.py"),  # a shared fixture
         ("tests/integration/test_run.py::test_a[x::y]", "tests/integration/test_run.py::test_a[x::y]"),
     ],
 )

@@ -1,4 +1,4 @@
-"""An entry as an OpenTelemetry log record: which attribute is read from where, and what of it a receiver may rely on."""
+"""An entry as an OpenTelemetry log record: the source of each attribute, and what receivers can rely on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sink for OTLP: what is sent, and what an answer says, in JSON or protobuf, whatever it calls itself."""
+"""The sink for OTLP: what is sent, and how an answer is read, in JSON or protobuf, with any content type."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def expected_request(*events: OutboxEvent) -> dict[str, Any]:
 
 
 def sent(encoding: str) -> Any:
-    """The body of the last request, as protobuf's own library says it in JSON, but for numbers, which it says in one way."""
+    """The body of the last request as JSON. Protobuf is converted by its own library, with numbers in one form only."""
     body = responses.calls[-1].request.body
     if encoding == "json":
         return json.loads(body)
@@ -132,7 +132,7 @@ def test_with_a_stream_per_contract_each_request_holds_one_whose_resource_has_it
 
 @pytest.mark.parametrize("is_split", [False, True])
 def test_what_is_too_far_behind_its_stream_is_told_what_to_set(is_split: bool) -> None:
-    # As a real Loki 3 says it.
+    # The words of a real Loki 3.
     said = b"entry with timestamp ... ignored, reason: 'entry too far behind, entry timestamp is: 2026-11-30T18:28:07Z'"
     answer = Response(400, {"Content-Type": "application/octet-stream"}, b"\x12" + bytes([len(said)]) + said)
     outcome = send(answer, stream_per_contract=is_split)
@@ -217,7 +217,7 @@ def test_without_its_library_it_says_for_which_sink_and_what_to_do(monkeypatch: 
 
 
 def send(answer: Response, count: int = 1, **settings: Any) -> Outcome:
-    """What becomes of so many events where this is answered."""
+    """The outcome of sending `count` events, with this answer."""
     with responses.RequestsMock() as mock:
         mock.post(LOGS, status=answer.status, body=answer.body, headers=dict(answer.headers))
         outcome: Outcome = make(**settings).send([event_of(number) for number in range(1, count + 1)])
@@ -247,10 +247,10 @@ class Clock:
 
 
 class Receiver:
-    """A receiver that answers each record as it is told, and takes an empty request."""
+    """A receiver with an answer for each record. It accepts an empty request."""
 
     def __init__(self, status: int) -> None:
-        self.answers: dict[int, tuple[int, bytes]] = {}  # by the seconds of the record's time
+        self.answers: dict[int, tuple[int, bytes]] = {}  # key: the second of the record's time
         self.status = status
         self.usual: tuple[int, bytes] = (200, b"")
         self.asked: list[list[int]] = []
@@ -343,7 +343,7 @@ def test_where_no_record_was_taken_yet_one_waits_for_an_hour() -> None:
     for now, number in ((0, 1), (1800, 2), (PATIENCE_SECONDS - 1, 1), (PATIENCE_SECONDS, 2)):
         receiver.clock.now = now
         assert isinstance(receiver.send(number), RetryAfter)
-    assert receiver.asked == [[1], [2], [2], [1], [2], [2]]  # 2 was beside it, and is not taken either
+    assert receiver.asked == [[1], [2], [2], [1], [2], [2]]  # 2 is sent for comparison, and is not taken either
     receiver.clock.now = PATIENCE_SECONDS
     assert receiver.send(1) == Refused("HTTP 500: panic", 500)
     assert receiver.asked[-3:] == [[1], [2], []]
@@ -408,7 +408,7 @@ def test_neither_a_secret_nor_an_entry_comes_back_in_the_words() -> None:
     assert "Provision" not in outcome.reason
 
 
-# Protobuf, as far as it is read here
+# The parts of protobuf that are read
 
 
 def partial(body: bytes, **headers: str) -> Partial | None:
@@ -424,7 +424,7 @@ def protobuf(refused: int, words: str) -> bytes:
 
 @pytest.mark.parametrize("refused", [0, 1, 3, 300, 2**40, 2**53, -1])
 def test_both_encodings_say_how_many_were_refused_and_why(refused):
-    for length in (0, 3, *range(100, 130), 5000):  # of about 120, the second byte of protobuf is a brace
+    for length in (0, 3, *range(100, 130), 5000):  # at about 120, the second byte of protobuf is a brace
         words = "ü" + "x" * length
         assert partial(protobuf(refused, words)) == Partial(refused, words)
         body = {"partialSuccess": {"rejectedLogRecords": str(refused), "errorMessage": words}}
@@ -435,7 +435,7 @@ def test_both_encodings_say_how_many_were_refused_and_why(refused):
 def test_fields_that_are_new_are_passed_over_and_the_last_of_one_field_counts():
     new = b"\x1a\x03new" + b"\x21" + b"8" * 8 + b"\x2d" + b"4" * 4 + b"\x20\xff\x01"
     assert partial(new + protobuf(1, "first") + new + protobuf(7, "last")) == Partial(7, "last")
-    # A field of the right number and another kind is none of those that are wanted.
+    # A field with the right number but another type is skipped.
     inner = b"\x08\x05\x12\x01w"
     others = b"\x0a\x01x\x09" + b"8" * 8 + b"\x10\x07"
     whole = inner + others

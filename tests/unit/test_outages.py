@@ -1,4 +1,4 @@
-"""When an outage is told: at its start, after growing waits, at its end."""
+"""When an outage is reported: at its start, after growing waits, and at its end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from poller.core.outages import Outage
 
 
 def told(outage: Outage, start: int, end: int) -> list[int]:
-    """The seconds in which something that fails every second is told."""
+    """The seconds in which a failure is reported if it happens every second."""
     return [second for second in range(start, end) if outage.has_to_be_told(second)]
 
 

@@ -1,4 +1,4 @@
-"""The output file of a backfill: what is settled is in it once, whatever became of the process that wrote it."""
+"""The output file of a backfill: every settled event is in it once, even if the process that wrote it was killed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @contextmanager
 def file_size_limit(size_bytes: int) -> Iterator[None]:
-    """What a full disk does to a writer: EFBIG instead of ENOSPC, the same otherwise."""
+    """Limit the size of files, to imitate a full disk: the error is EFBIG instead of ENOSPC, everything else is the same."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
     try:
@@ -233,7 +233,7 @@ def test_two_backfills_to_the_same_file_do_not_mix(path: Path) -> None:
     assert read(path) == lines(events(0, 4))
 
 
-# Beginning anew
+# Starting again
 
 
 def test_beginning_anew_deletes_what_was_written(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pace of an account, against limits that nobody announces. Time is a number."""
+"""The pace of an account, against limits of the API that are not documented. Time is a number."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from poller.core.pace import MAX_PAUSE_SECONDS, Pace
 
 
 class Limit(NamedTuple):
-    """The other side: so many requests in any so many seconds."""
+    """The limit of the API: `count` requests in any `seconds` seconds."""
 
     count: int
     seconds: float
 
 
 def play(limit: Limit, contracts: int, seconds: float, *, is_told: bool = False) -> tuple[Counter[int], int]:
-    """Have every contract ask again and again; how often each was answered, and how often the API refused.
+    """Let every contract ask continuously.  Returns: the answers of each contract, and the number of refusals by the API.
 
-    `is_told`: the API says how long to wait.
+    `is_told`: the API's refusals say how long to wait.
     """
     pace, now = Pace(), 0.0
     taken_at: deque[float] = deque()

@@ -1,4 +1,4 @@
-"""What the page says, from a state made by hand; a browser looks at it in tests/integration/test_page.py."""
+"""The content of the page, for a state made by hand. tests/integration/test_page.py shows it in a browser."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NASTY = "<script>alert(1)</script>\"&'\x1b"
 
 
 class Text(HTMLParser):
-    """What a reader of a document gets, and its elements; an error where they are not nested."""
+    """The visible text of a document, and its elements. Fails if elements are not nested correctly."""
 
     VOID = frozenset({"meta", "link", "rect", "line", "circle", "path"})
 
@@ -79,7 +79,7 @@ def shown(seen: View, **options: Any) -> Text:
 
 
 def worst(seen: View) -> str:
-    """The first thing that is told."""
+    """The first problem on the page."""
     return problems(seen)[0].text
 
 
@@ -279,7 +279,7 @@ def test_before_it_is_known_what_there_is_it_says_that() -> None:
 @pytest.mark.parametrize("account", ["default", "left"])
 def test_only_what_is_polled_holds_back_what_is_called_complete(account: str) -> None:
     config = config_of(["archive"])
-    if account == "default":  # the contract is left out, else its account
+    if account == "default":  # the contract is left out; in the other case its account is
         config = msgspec.structs.replace(config, poll=Poll(interval_seconds=60, exclude_contracts=("2",)))
     pending = [Range(1, "2", Window(TOP - 9 * HOUR, TOP - 8 * HOUR), "since")]
     old = contract("2", account=account, watermark=NOW - 9 * HOUR, succeeded_at=NOW - 9 * HOUR, failure="HTTP 403")
@@ -287,7 +287,7 @@ def test_only_what_is_polled_holds_back_what_is_called_complete(account: str) ->
     assert headline(seen) == "Complete up to 14:01:57 UTC"
     assert subline(seen).startswith("1 contract, 3 s behind")
     assert contract_word(seen, old) == (OK, "left out by the configuration", "")
-    (gap_told,) = [word.text for word in problems(seen)]  # until a person accepts it
+    (gap_told,) = [word.text for word in problems(seen)]  # shown until a person accepts it
     assert "gaps list" in gap_told
     span = Window(TOP - 9 * HOUR, TOP - 8 * HOUR)
     two = [Range(number, FIRST, span, "since") for number in range(2)]
@@ -368,7 +368,7 @@ FIGURE = re.compile(
 
 
 def figures(seen: View) -> dict[str, tuple[str, str, str]]:
-    """By its name: the figure, what is below it, and how it is."""
+    """The figures by name: the value, the text below it, and its level."""
     found = FIGURE.finditer(render(seen))
     return {match["name"]: (match["figure"], match["more"], match["how"]) for match in found}
 

@@ -1,4 +1,4 @@
-"""The parts of the page, element by element: what is drawn for each number, and what stands in each cell."""
+"""The parts of the page, element by element: what is drawn for each number, and the text of each cell."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Elements(HTMLParser):
 
 
 def elements(seen: View, tag: str, **wanted: str) -> list[Element]:
-    """Those of a document with these attributes (`cls` for class)."""
+    """The elements of the page with this tag and these attributes (`cls` for class)."""
     names = {name.replace("cls", "class").replace("_", "-"): value for name, value in wanted.items()}
     return [
         found
@@ -261,7 +261,7 @@ def test_the_books_are_those_of_all_contracts(fetched: int, word: tuple[str, str
 
 
 def cells(seen: View, name: str) -> tuple[list[str], list[list[str]], str, str]:
-    """Headings, rows, look and title of a table."""
+    """The headings, rows, style and title of a table."""
     document = render(seen)
     part = re.search(rf'<section class="card" aria-labelledby="{name}">.*?</section>', document, re.DOTALL)
     assert part is not None

@@ -1,4 +1,4 @@
-"""What a deliverer has in hand: runs of the outbox with what is known of each event, and which contract is sent next."""
+"""The events that a deliverer holds: pieces of the outbox with the result of each event, and which contract is sent next."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def letter(number: int) -> DeadLetter:
 
 
 def numbers(piece: Piece) -> tuple[list[int], list[int], list[int]]:
-    """The events of a piece, by their number: all, those that are dead, and those that are delivered."""
+    """The numbers of the events of a piece: all, the dead ones, and the delivered ones."""
     of = [found.time_us for found in piece.events]
     assert [piece.dead[index].event for index in piece.dead] == [piece.events[index] for index in piece.dead]
     return of, [of[index] for index in sorted(piece.dead)], [of[index] for index in sorted(piece.delivered)]
@@ -88,7 +88,7 @@ def test_an_event_is_told_from_all_others() -> None:
 
 
 class Place:
-    """The contracts that wait on their own, as the state says."""
+    """The postponed contracts, as in the state."""
 
     def __init__(self, *rows: Postponed) -> None:
         self.rows = rows

@@ -58,7 +58,7 @@ def test_one_is_found_among_many_and_two_of_a_name_are_told(simulator: Simulator
 
 
 class _Answering(ThreadingHTTPServer):
-    """Answers every request the same way, and counts them."""
+    """Answers every request in the same way, and counts the requests."""
 
     def __init__(self, status: int, body: bytes, content_type: str = "application/json") -> None:
         self.requests = 0
@@ -80,7 +80,7 @@ class _Answering(ThreadingHTTPServer):
             do_POST = do_GET  # noqa: N815 - the name http.server looks for
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -172,17 +172,17 @@ def test_a_region_has_its_own_api() -> None:
     assert region_url("de-txl") == "https://logging.de-txl.ionos.com"
 
 
-# What is sent and what is read, to the key
+# The keys that are sent and read
 
 
 def answering(*answers: object) -> tuple[RawServer, Pipelines]:
-    """A server that gives these answers in order, the last one for ever, and a client of it."""
+    """A server that gives these answers in order and repeats the last one, and a client for it."""
     given = [json.dumps(answer).encode() for answer in answers]
 
     def answer(asked: Asked) -> bytes:
         return http(given.pop(0) if len(given) > 1 else given[0], "Content-Type: application/json")
 
-    server = RawServer(answer, is_kept=True)  # else it may close a connection that is used again
+    server = RawServer(answer, is_kept=True)  # otherwise it may close a connection that is used again
     return server, client(server.url)
 
 

@@ -1,4 +1,4 @@
-"""Polling without a scheduler: what is polled here, when it is looked for again, and what is told of the clocks."""
+"""Polling without a scheduler: the polled contracts, the time of the next search for contracts, and reports about clocks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests import views
 
 
 class Collector:
-    """Gives what a test says, and notes what it is asked for."""
+    """A collector that returns the results that a test sets, and records its calls."""
 
     def __init__(self) -> None:
         self.found: list[str] = ["1", "2"]
@@ -48,7 +48,7 @@ class Collector:
 
 
 class Jobs:
-    """Keeps the jobs instead of running them."""
+    """Records the jobs instead of running them."""
 
     def __init__(self) -> None:
         self.housekeeping: dict[str, tuple[Callable[[], None], float, float]] = {}
@@ -70,7 +70,7 @@ class Jobs:
 
 
 class State:
-    """Gives this replica those contracts that `held` names; all by default."""
+    """A state that gives this replica the contracts in `held`; all by default."""
 
     def __init__(self) -> None:
         self.held: set[str] | None = None
@@ -176,7 +176,7 @@ def test_an_account_that_has_not_said_which_contracts_it_has_is_shown_until_it_h
     bench.collector.failures = [refused, PollerError("no account sees this contract", contract="9")]
     bench.state.rows = [views.contract("1", account="prod"), views.contract("2", account="test")]
     assert unread() == {"prod": 0, "test": 1}
-    bench.collector.found = ["1", "2"]  # known from before: each poll of it fails, and is told of
+    bench.collector.found = ["1", "2"]  # known already: each of its polls fails, and is reported
     assert unread() == {"prod": 0, "test": 0}
     bench.collector.found, bench.collector.failures = ["1"], []
     assert unread() == {"prod": 0, "test": 0}

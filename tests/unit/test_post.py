@@ -1,4 +1,4 @@
-"""The sink for any receiver over HTTP: what it sends, what is a success, what a probe finds."""
+"""The sink for any receiver over HTTP: what it sends, which answers are a success, what a probe finds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVENTS = [OutboxEvent("1", 0, 0, b"i", 0, line) for line in LINES]
 
 
 class Receiver:
-    """Answers each request with one status, and keeps what was asked."""
+    """A receiver that answers each request with one status, and records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []

@@ -1,4 +1,4 @@
-"""What a sink does not take of one contract never keeps it from getting the others: the contract waits on its own."""
+"""If a sink refuses events of one contract, it still gets the others: the refused contract is postponed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMITED = RetryAfter("HTTP 429: maximum active stream limit exceeded")
 
 
 class Scripted(Sink):
-    """Answers as `answer` says, and keeps what it took."""
+    """A sink that answers with `answer`, and records the accepted events."""
 
     def __init__(self, answer: Callable[[Sequence[OutboxEvent]], Outcome], **settings: Any) -> None:
         super().__init__(Settings(name="out", url="http://127.0.0.1", **{"batch_age_seconds": 0.0, **settings}))
@@ -77,7 +77,7 @@ def collect(state: State, contract: str, *numbers: int) -> None:
 
 
 def by_contract(refusing: Callable[[str], bool], later: RetryAfter = LIMITED) -> Any:
-    """Answers as Loki does, which has a stream for each contract."""
+    """Answers as Loki does: it has a stream for each contract, and refuses only some streams."""
 
     def answer(events: Sequence[OutboxEvent]) -> Outcome:
         again = tuple(index for index, event in enumerate(events) if refusing(event.contract))
@@ -87,12 +87,12 @@ def by_contract(refusing: Callable[[str], bool], later: RetryAfter = LIMITED) ->
 
 
 def at_once(refusing: Callable[[str], bool], later: RetryAfter = LIMITED) -> Any:
-    """Answers for the request as a whole, which is put off for one event in it."""
+    """Answers for the whole request: one refused event postpones all of it."""
     return lambda events: later if any(refusing(event.contract) for event in events) else Accepted()
 
 
 def status(state: State) -> dict[str, str]:
-    """By contract that waits on its own, why."""
+    """The postponed contracts, and why each one waits."""
     (row,) = [row for row in state.overview().sinks if row.sink.name == "out"]
     return {one.contract: one.failure for one in row.postponed}
 
@@ -130,7 +130,7 @@ def test_a_contract_that_is_refused_for_hours_does_not_hold_the_others(state: St
 def test_contracts_that_all_wait_on_their_own_are_each_tried_and_are_of_all_again_though_another_sink_has_its_part_still(
     state: State, clock: Clock
 ) -> None:
-    """None is left that moves the sink's place on; and what all have to wait for stays in the outbox."""
+    """No other contract moves the sink's place on. Events that another sink still needs stay in the outbox."""
     state.outbox.register("slow", "http")
     refused = {A, B}
     sink = Scripted(by_contract(lambda contract: contract in refused), batch_events=2)
@@ -156,7 +156,7 @@ def test_contracts_that_all_wait_on_their_own_are_each_tried_and_are_of_all_agai
 
 
 def test_what_is_only_too_much_at_once_makes_no_contract_wait_on_its_own(state: State, clock: Clock) -> None:
-    """As a Loki answers that takes so many bytes a second of a user: what comes first of each send, and no more of it."""
+    """Like a Loki with a limit of bytes a second for each user: it takes the first events of each request, and no more."""
 
     def answer(events: Sequence[OutboxEvent]) -> Outcome:
         return Accepted(retry=tuple(range(2, len(events))), later=LIMITED if len(events) > 2 else None)
@@ -219,7 +219,7 @@ def test_what_was_taken_behind_an_entry_that_is_not_is_sent_once(state: State, c
 
 
 def refusing(*refused: tuple[str, int]) -> Callable[[Sequence[OutboxEvent]], Outcome]:
-    """Answers as Loki does that has no room for some streams: what came in time and what came late has one each."""
+    """Answers like a Loki that refuses some streams. Events in time and late events have a stream each."""
 
     def answer(events: Sequence[OutboxEvent]) -> Outcome:
         again = tuple(i for i, event in enumerate(events) if (event.contract, event.time_us) in refused)
@@ -229,7 +229,7 @@ def refusing(*refused: tuple[str, int]) -> Callable[[Sequence[OutboxEvent]], Out
 
 
 def test_what_a_contract_still_waits_with_is_kept_when_only_another_one_is_put_off(state: State, clock: Clock) -> None:
-    # What was not taken of B, of which a part was, counted as delivered when A was put off: it was lost.
+    # B was taken in part. When A was postponed, the rest of B counted as delivered, and was lost.
     sink = Scripted(refusing((A, 1), (B, 2)))
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collect(state, A, 1)
@@ -250,7 +250,7 @@ def test_what_a_contract_still_waits_with_is_kept_when_only_another_one_is_put_o
 def test_what_was_taken_is_sent_once_though_the_batch_was_halved_before_its_contract_was_put_off(
     state: State, clock: Clock
 ) -> None:
-    # Only the first half was asked what was taken of it, so that the other one was sent again.
+    # Only the accepted events of the first half were recorded, so the second half was sent again.
     later = LIMITED._replace(is_size_suspect=True)
     refused = [(A, number) for number in range(1, 5)]
     answer = refusing(*refused)

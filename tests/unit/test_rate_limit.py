@@ -1,4 +1,4 @@
-"""No more requests in any second than allowed, and no wait that is not needed. Time passes without being waited for."""
+"""No more requests in any second than allowed, and no unnecessary wait. The clock is simulated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from poller.net.transport import RateLimit
 
 
 class Clock(threading.Event):
-    """A stop that is never set, whose waits pass at once and are added to the time by the monotonic clock."""
+    """A stop event that is never set. Its waits return at once and move the monotonic clock on."""
 
     def __init__(self) -> None:
         super().__init__()

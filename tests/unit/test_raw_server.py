@@ -1,4 +1,4 @@
-"""The server of `tests.hostile`: whatever it answers, nothing of it goes on when it was closed."""
+"""The server of `tests.hostile`: after it is closed, no answer goes on."""
 
 from __future__ import annotations
 

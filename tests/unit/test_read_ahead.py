@@ -1,4 +1,4 @@
-"""Reading ahead: however windows split, and whatever waits for what, each contract gets all of its own, in order."""
+"""Reading ahead: each contract gets all of its windows in order, for any splits and any waits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 30
 
 
 class Reader:
-    """Answers after a moment of chance; windows longer than `fits` are to be split. Fails at the second `fails_at`."""
+    """Answers after a random time. Windows longer than `fits` must be split. Fails at the second `fails_at`."""
 
     def __init__(self, seed: int, fits: int, fails_at: int = -1) -> None:
         self._dice = random.Random(seed)
@@ -48,7 +48,7 @@ class Reader:
 
 
 class Where:
-    """Notes which threads read; a window of more than a second is to be split."""
+    """Records which threads read. A window of more than a second must be split."""
 
     def __init__(self) -> None:
         self.threads: list[threading.Thread] = []
@@ -59,7 +59,7 @@ class Where:
 
 
 class Token:
-    """What a reading is made of; it is told when it is gone."""
+    """A part of a reading, whose deletion a test can see."""
 
 
 def windows(count: int) -> Iterator[Window]:
@@ -103,7 +103,7 @@ def test_every_contract_gets_all_of_its_windows_in_order(slots: int, readers: in
         edges = [mine[0].start, *(window.end for window in mine)]
         assert [window.start for window in mine] == edges[:-1]
         assert (edges[0], edges[-1]) == (0, SECONDS)
-    # Every slot was given back.
+    # Every slot was released.
     assert all(ahead._slots.acquire(blocking=False) for _ in range(slots))
     assert not ahead._slots.acquire(blocking=False)
 
@@ -142,7 +142,7 @@ def test_closing_ends_a_reading_that_waits() -> None:
 
 
 class Held:
-    """Reads a few windows at once, and the others when a test lets it."""
+    """Reads a few windows at once, and the others when a test allows it."""
 
     def __init__(self, at_once: int = 0) -> None:
         self.may_read = threading.Event()
@@ -194,7 +194,7 @@ def test_windows_that_hang_leave_their_slots_to_others() -> None:
 
 
 class Heavy:
-    """Each window is heavy: it may be held by one at a time."""
+    """Every window is heavy: only one may be held at a time."""
 
     def __init__(self, before_heavy: Callable[[Window], None], fails_at: int = -1) -> None:
         self._before_heavy = before_heavy
@@ -254,7 +254,7 @@ def test_a_contract_that_fails_or_is_left_gives_the_turn_to_hold_a_heavy_window_
 
 
 def test_nothing_that_was_handed_on_is_kept_while_the_next_window_is_waited_for() -> None:
-    """What is kept then would be in memory beside the window that another contract holds."""
+    """Otherwise it is in memory at the same time as the window that another contract holds."""
     ahead = ReadAhead(1, 1, lambda: None)
     kept: list[weakref.ref[Token]] = []
 

@@ -1,4 +1,4 @@
-"""A state on a read-only file system can be read: `status` of a backup, or in a container that may only look."""
+"""A state on a read-only file system can be read: `status` of a backup, or in a container with read access only."""
 
 from __future__ import annotations
 

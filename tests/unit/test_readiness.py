@@ -102,7 +102,7 @@ def test_a_failed_look_for_contracts_matters_until_those_of_every_account_are_kn
     assert told(failures=[REFUSED], config=two) == [str(REFUSED)]
     assert told(contract(), failures=[REFUSED], config=two) == [str(REFUSED)]
     assert told(contract(), contract("2", account="other"), failures=[REFUSED], config=two) == []
-    # Whose contracts another account reads, too, has none of its own.
+    # An account has no contracts of its own if another account reads the same ones.
     assert told(contract(account="other"), failures=[REFUSED], config=two) == []
 
 

@@ -1,4 +1,4 @@
-"""Reading one window: pages that shift, totals that disagree, answers that are too heavy, as scripts of an API."""
+"""Reading one window from a scripted API: shifting pages, wrong totals, answers that are too large."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMITS = Limits(page_size=3, result_window=1000, window_bytes=10**9)
 
 
 class Query(NamedTuple):
-    """What was asked for, and how many requests had been made before."""
+    """A request, and the number of requests before it."""
 
     window: Window
     offset: int
@@ -34,7 +34,7 @@ class Query(NamedTuple):
 
 
 class Script:
-    """An API whose every answer is a function of the query; keeps the queries."""
+    """An API whose answers are a function of the query. It records the queries."""
 
     def __init__(self, answer: Callable[[Query], Page]) -> None:
         self._answer = answer
@@ -53,7 +53,7 @@ def entry(name: str, *, second: int = 1000, has_id: bool = True, weight: int = 2
 
 
 def named(names: str, *, has_id: bool = True) -> list[Event]:
-    """`"abc"`: three entries, a second apart, the first the newest."""
+    """`"abc"` gives three entries, a second apart, newest first."""
     return [entry(name, second=1009 - ord(name) % 10, has_id=has_id) for name in names]
 
 
@@ -132,7 +132,7 @@ def test_without_a_total_equal_entries_that_fill_a_page_are_followed_by_more() -
     assert len(reading.events) == 7
 
 
-# Pages that shift under us
+# Pages that shift while they are read
 
 NEWEST_FIRST = [
     # visible at the first, second, ... request; the last repeats
@@ -212,7 +212,7 @@ def test_equal_entries_on_one_page_stay_apart_where_the_count_is_wrong() -> None
 
 
 def test_a_window_that_grows_with_every_page_is_read_up_to_where_its_last_read_began() -> None:
-    # One more entry, the newest, at each request; the newest come first.
+    # Each request adds one entry, the newest. The newest come first.
     names = [f"{number:03}" for number in range(100)]
     script = Script(lambda query: served([entry(name) for name in names[7 + query.number :: -1]], query))
     reading = read(script)
@@ -223,8 +223,8 @@ def test_a_window_that_grows_with_every_page_is_read_up_to_where_its_last_read_b
 
 
 def test_pages_that_repeat_what_came_in_place_of_what_did_not_are_not_believed() -> None:
-    # Equal times in an order of each replica's own, every other request answered by the other one: `c` comes twice, `d`
-    # never, in every sweep alike, and the count is right.
+    # Two replicas of the API sort equal times differently, and answer in turn: every sweep has `c` twice and `d` never, and
+    # the right count.
     replicas = (named("abcdef"), named("abdcef"))
     script = Script(lambda query: served(replicas[query.number % 2], query))
     result = WindowReader(script, "1", LIMITS).read(WINDOW)
@@ -251,7 +251,7 @@ def test_an_api_that_ignores_the_offset_is_not_believed() -> None:
     assert isinstance(result, Split) or not result.is_complete
 
 
-# Totals that disagree with what comes
+# Totals that differ from the number of entries
 
 
 def test_a_page_that_is_empty_before_the_total_is_reached_ends_nothing() -> None:
@@ -275,7 +275,7 @@ def test_of_a_second_whose_total_is_never_reached_all_that_is_served_comes_and_i
 def test_a_total_that_is_too_small_on_one_page_is_corrected_by_the_next_read() -> None:
     script = Script(lambda query: served(named("abcdef"), query, 2 if query.number == 0 else 6))
     assert identities(read(script)) == "abcdef"
-    assert len(script.queries) == 2  # as many entries, each with an id, as it says in the end: no need to ask again
+    assert len(script.queries) == 2  # the last total fits, and each entry has an id: no need to read again
 
 
 def test_a_total_below_what_has_come_is_not_the_end() -> None:
@@ -285,7 +285,7 @@ def test_a_total_below_what_has_come_is_not_the_end() -> None:
 
 @pytest.mark.parametrize("has_relation", [True, False])
 def test_a_capped_total_is_read_past_where_the_api_serves_more(has_relation: bool) -> None:
-    # Elasticsearch stops counting at 10,000, with or without saying so, also where `result_window` was raised beyond.
+    # Elasticsearch stops counting at 10,000, with or without saying so, even if `result_window` is larger.
     events = [entry(f"{number:05d}") for number in range(12_000)]
     script = Script(
         lambda query: page(events[query.offset : query.offset + query.limit], 10_000, is_capped=has_relation)
@@ -328,21 +328,21 @@ def test_a_window_beyond_what_an_offset_reaches_is_split_by_its_first_page(
 @pytest.mark.parametrize(
     ("seconds", "pieces"),
     [
-        # A quarter of all, newest first, in 399 seconds: four times that is cut, and what is before it is not.
+        # A quarter of all entries, newest first, in 399 seconds: four times that span is split. The time before is one window.
         (range(9998, 9598, -2), [Window(0, 8403), *split(Window(8403, 10000), 2)]),
-        (range(9598, 9198, -2), [Window(0, 8003), *split(Window(8003, 10000), 2)]),  # what is behind it is short
+        (range(9598, 9198, -2), [Window(0, 8003), *split(Window(8003, 10000), 2)]),  # the rest after it is short
         (range(4998, 4598, -2), [Window(0, 3403), *split(Window(3403, 4999), 2), Window(4999, 10000)]),
         (range(2000, 2400, 2), [Window(0, 2000), *split(Window(2000, 3596), 2), Window(3596, 10000)]),  # oldest first
         (range(0, 400, 2), [*split(Window(0, 1596), 2), Window(1596, 10000)]),
         (range(9000, 9200), [Window(0, 8750), *split(Window(8750, 10000), 2)]),  # denser: an eighth at least
         ([0] * 200, [*split(Window(0, 1250), 2), Window(1250, 10000)]),
         ([9999] * 200, [Window(0, 8750), *split(Window(8750, 10000), 2)]),
-        # Not cut otherwise than evenly: in no order, and from all of it; nearly all of it; too few; of another time.
+        # Split evenly: entries in no order, of the whole window; of nearly all of it; too few; with a time outside it.
         ([*range(0, 10000, 100), *range(50, 10000, 100)], split(Window(0, 10000), 2)),
         (range(9990, 7990, -10), split(Window(0, 10000), 2)),
         (range(9998, 9600, -2), split(Window(0, 10000), 2)),
         ([10000] * 200, split(Window(0, 10000), 2)),
-        # The first and the last say at which end of the window the page is.
+        # The first and the last entry show at which end of the window the page is.
         ([4500, 4400, *[4600] * 197, 4300], [Window(0, 3351), *split(Window(3351, 4601), 2), Window(4601, 10000)]),
         ([4500, 4400, *[4400] * 197, 4600], [Window(0, 4400), *split(Window(4400, 5650), 2), Window(5650, 10000)]),
         ([4500, 4300, *[4300] * 197, 4400], [Window(0, 3251), *split(Window(3251, 4501), 2), Window(4501, 10000)]),
@@ -360,10 +360,10 @@ def test_a_window_is_cut_where_its_first_page_says_that_most_of_it_is(
 @pytest.mark.parametrize(
     ("window", "seconds", "total", "result_window", "pieces"),
     [
-        # Up to three quarters of it, and what is left of it is more than a fifth of that.
+        # The dense span is up to three quarters of the window, and the rest is longer than a fifth of that span.
         (Window(0, 10000), [0, 1874], 800, 200, [*split(Window(0, 7500), 5), Window(7500, 10000)]),
         (Window(0, 10000), [0, 1875], 800, 200, split(Window(0, 10000), 5)),
-        # Two seconds are the least that can be cut.
+        # The dense span has at least two seconds.
         (Window(0, 15), [5], 250, 249, [Window(0, 5), Window(5, 6), Window(6, 7), Window(7, 15)]),
         (Window(0, 3), [1], 250, 249, split(Window(0, 3), 2)),
     ],
@@ -496,7 +496,7 @@ def test_of_a_second_that_is_heavier_than_memory_may_be_as_much_comes_as_fits() 
     (unread,) = reading.unread
     assert (unread.kind, unread.window, identities(reading)) == (DENSE, SECOND, "abcde")
     assert "more than 34 MiB of entries in one second" in unread.reason
-    # More memory, and the same second is read whole.
+    # With more memory, the same second is read whole.
     assert identities(read(Script(heavy), SECOND, LIMITS._replace(window_bytes=1024 * 1024 * 1024))) == "abcdefghi"
 
 
@@ -587,12 +587,12 @@ LONG = Window(1000, 2000)
 @pytest.mark.parametrize(
     ("weights", "total", "window_bytes", "parts"),
     [
-        ([100, 100, 100], 3, 300, 1),  # as heavy as it may be
+        ([100, 100, 100], 3, 300, 1),  # exactly the maximum
         ([100, 100, 100], 3, 299, 2),
-        ([100, 100, 100], 100, 250, 56),  # too heavy at once: what is to come is reckoned with, two a page
-        ([100, 100, 100], None, 250, 2),  # nothing to reckon with
+        ([100, 100, 100], 100, 250, 56),  # too heavy already: the entries to come count, too, at two a page
+        ([100, 100, 100], None, 250, 2),  # no total to estimate with
         ([10, 10, 10, 100, 100, 100, 100], 7, 250, 2),  # later ones are heavier
-        ([10, 10, 10, 90, 90, 90], 6, 300, 1),  # together they are not
+        ([10, 10, 10, 90, 90, 90], 6, 300, 1),  # all together are not too heavy
     ],
 )
 def test_into_how_many_parts_a_window_is_split_by_weight(
@@ -606,7 +606,7 @@ def test_into_how_many_parts_a_window_is_split_by_weight(
 
 @pytest.mark.parametrize("says_total", [True, False])
 def test_a_window_that_turns_out_heavy_only_later_is_split_all_the_same(says_total: bool) -> None:
-    # The first page is light, or there is no total to reckon with: what has come is what counts.
+    # The first page is light, or there is no total to estimate with: only the entries so far count.
     events = [entry(f"{number:03d}", weight=2 if number < 3 and says_total else 1000) for number in range(300)]
     held = []
 

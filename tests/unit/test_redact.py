@@ -1,4 +1,4 @@
-"""What is taken out of an entry, and that nothing else changes."""
+"""What is removed from an entry, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def hashed(text: str, key: bytes = KEY) -> str:
 )
 def test_only_what_a_path_names_changes_and_the_rest_is_the_same_to_the_byte(paths, old, new):
     expected = LINE.decode().replace(old, new)
-    # In a list, every element is meant.
+    # In a list, the path applies to every element.
     expected = (
         expected.replace('"type":"lan"', '"type":"***"')
         if paths.get("mask") == ["event.resources[].type"]
@@ -100,7 +100,7 @@ def test_equal_values_have_equal_hashes_however_they_are_written():
     redact = Redactor(hashed=["u"], key=KEY)
     same = [b'{"u":"J\xc3\xb6rg 7"}', b'{"u":"J\\u00f6rg 7"}', b'{"u":"J\\u00F6rg \\u0037"}']
     assert {redact(line) for line in same} == {b'{"u":"%s"}' % hashed("J\u00f6rg 7").encode()}
-    # A contract number comes as text or as a number.
+    # A contract number can be a text or a number.
     assert redact(b'{"u":"31960001"}') == redact(b'{"u":31960001}')
     assert redact(b'{"u":"a"}') != redact(b'{"u":"b"}')
     assert Redactor(hashed=["u"], key=KEY)(same[0]) == redact(same[0])
@@ -117,7 +117,7 @@ def test_equal_values_with_half_a_character_have_equal_hashes_in_all_entries(nam
     assert len(hashes) == 1
     assert len({redact(line % name).split(b"hmac:")[1] for line in lists}) == 1
     assert redact(lines[0] % b"anna\\ud801") != redact(lines[0] % b"anna\\ud800")
-    # A text that looks like what stands for half a character meanwhile is another one.
+    # A text that looks like our temporary mark for half a character is a different value.
     mark = b"<lone-surrogate-%s>" % (b"0" * 32 + b"d800")
     assert redact(lines[0] % (b"anna" + mark)) != redact(lines[0] % b"anna\\ud800")
 

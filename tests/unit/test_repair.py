@@ -1,4 +1,4 @@
-"""The repair of an audit: who reads what is missing, when it gives up, and what it leaves to a backfill."""
+"""The repair of an audit: who reads the missing entries, when it stops, and what it leaves to a backfill."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPAN = Window(BEGAN - H, BEGAN + 3 * H)
 
 
 class Place:
-    """A state of `run` that has collected two hours, and an API that has shown one more entry of them since."""
+    """A state of `run` that has collected two hours, and an API that later shows one more entry of these hours."""
 
     def __init__(self, stores: Stores) -> None:
         self.log, self.stop = Log("1"), threading.Event()
@@ -173,7 +173,7 @@ def test_who_asked_for_a_repair_is_in_the_journal(place: Place) -> None:
 
 
 class Auditor:
-    """Finds what a test says, round by round."""
+    """An audit whose results a test sets, round by round."""
 
     def __init__(self, *missing: int, failures: int = 0) -> None:
         self.missing = list(missing)
@@ -231,7 +231,7 @@ def test_where_nothing_is_missing_nothing_is_read(place: Place) -> None:
 
 
 def test_what_another_replica_reads_is_waited_for_and_the_rest_is_read_here(place: Place) -> None:
-    """The second contract is another replica's, which has read it when it is asked for the second time."""
+    """The second contract belongs to another replica, which has read it by the second request."""
     place.state.contracts.enrol(["2"], "default", BEGAN, 0)
     place.state.contracts.add_range("2", SPAN, "repair")
     asked: list[str] = []

@@ -1,4 +1,4 @@
-"""Taking entries out of an archive: each object is checked on the way, and a new state knows what was archived."""
+"""Taking entries out of an archive: each object is checked first, and a new state knows the archived entries."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TIMED = b'{"@uuid":"%08d-0000-4000-8000-000000000000","meta":{"time":"2026-01-01
 
 
 def timed(number: int, contract: str = CONTRACTS[0], line: bytes | None = None) -> Any:
-    """An entry that says its time, a minute of the first hour."""
+    """An entry with a time: this minute of the first hour."""
     made = entry(number, 0, contract).with_line(line or TIMED % (number, number))
     return msgspec.structs.replace(made, time_us=(START + number * 60) * 1_000_000)
 
@@ -54,7 +54,7 @@ def written(*batches: list[Any], key: Any = None) -> MemoryPlace:
 
 
 def changed(place: MemoryPlace, number: int = 1, /, **changes: Any) -> MemoryPlace:
-    """The place with a digest that says something else."""
+    """The place, with changed values in a digest."""
     digest = decode(place.objects[digest_key(number)])
     place.objects[digest_key(number)] = encode(msgspec.structs.replace(digest, **changes))
     return place
@@ -123,7 +123,7 @@ def test_objects_are_chosen_by_the_hours_that_a_span_touches_and_by_contract(
 
 
 def test_entries_come_out_as_they_went_in_with_their_times_and_identities() -> None:
-    # The second and third are equal, so that their identities are kept beside them.
+    # The second and third are equal, so that their identities are stored with them.
     equals = [msgspec.structs.replace(timed(2), ordinal=n, identity=bytes([n]) * 16) for n in (1, 2)]
     untimed = entry(9, 0)
     place = written([timed(1), *equals, untimed])
@@ -132,7 +132,7 @@ def test_entries_come_out_as_they_went_in_with_their_times_and_identities() -> N
     found = events_in(place, row)
     assert [event.line for event in found] == lines_in(place, row)
     assert [event.identity for event in found][1:3] == [same.identity for same in equals]
-    # One that says no time counts as of the start of its hour.
+    # An entry without a time gets the start of its hour.
     assert [event.time_us // 1_000_000 - START for event in found] == [60, 120, 120, 0]
 
 
@@ -166,7 +166,7 @@ def test_an_entry_with_a_time_that_could_not_be_used_is_of_the_hour_that_it_was_
 def test_entries_that_are_alike_are_told_apart_again(
     redact: Callable[[bytes], bytes], lines: list[bytes], ordinals: list[int]
 ) -> None:
-    # Loki merges equal lines of one time, Moesif actions of one `transaction_id`.
+    # Loki merges equal lines with the same time; Moesif merges actions with the same `transaction_id`.
     identities = [bytes([number]) * 16 for number in range(len(lines))]
     place = written(
         [
@@ -297,7 +297,7 @@ def test_only_where_nothing_waited_for_the_archive_is_all_up_to_there_in_it(fres
 
 
 def stating(place: MemoryPlace, number: int, *, is_all: bool = True, **books: Any) -> MemoryPlace:
-    """The place with a digest whose books say something else of the first contract."""
+    """The place, with changed books of the first contract in a digest."""
     digest = decode(place.objects[digest_key(number)])
     known = digest.books.contracts
     contracts = {CONTRACTS[0]: msgspec.structs.replace(known[CONTRACTS[0]], **books)}
@@ -328,7 +328,7 @@ def test_gaps_that_were_open_and_spans_still_to_be_read_are_so_in_the_new_state(
     stating(place, 1, gaps=(gap(2, 2.5), gap(8, 12, UNREADABLE), gap(10, 11)), ranges=(again(0, 3, "since"),))
     made = Rebuilder(place, "archive", "default", NOW).into(fresh)
     found = fresh.gaps.find(CONTRACTS[0])
-    # What lies behind the watermark is read anyway.
+    # The time after the watermark is read anyway.
     assert [(one.window, one.kind) for one in found] == [(span(2, 2.5), REFUSED), (span(8, 9), UNREADABLE)]
     assert all(one.is_open and one.is_due(NOW) and one.first_seen == NOW for one in found)
     assert [(one.window, one.purpose) for one in fresh.contracts.ranges(CONTRACTS[0])] == [(span(0, 3), "since")]
@@ -350,13 +350,13 @@ def test_a_gap_that_was_closed_while_its_entries_may_have_waited_is_read_again(f
     stating(place, 2, is_all=False, complete_to=at(20), gaps=(gap(5, 6),), ranges=())
     Rebuilder(place, "archive", "default", NOW).into(fresh)
     assert [one.window for one in fresh.gaps.find()] == [span(2, 3), span(5, 6)]
-    # It began earlier since: what was read of that may have waited as well.
+    # The second digest is complete from an earlier time: events of the span between may have waited, too.
     assert [one.window for one in fresh.contracts.ranges(CONTRACTS[0])] == [span(0, 1), span(3, 4)]
     assert {row.watermark for row in fresh.contracts.all()} == {START + 9 * HOUR}
 
 
 def test_of_digests_that_name_no_gaps_all_is_read_again_that_no_statement_proves(fresh: State) -> None:
-    """As earlier versions wrote them. Hour 0 is proven, hour 1 lacks entries, of hour 2 the newest statement counts."""
+    """Digests of earlier versions. Hour 0 is proven, hour 1 lacks entries, and for hour 2 the newest statement counts."""
     place = MemoryPlace()
     writer = Writer(place, None)
     due = [DueHour(CONTRACTS[0], START + hour * HOUR, api, 0) for hour, api in ((1, 4), (2, 0), (3, None))]
@@ -396,7 +396,7 @@ def test_a_contract_of_a_backfill_alone_goes_on_from_the_last_hour_that_is_archi
 
 @pytest.mark.backends("postgres")
 def test_a_contract_that_a_process_holds_which_was_killed_just_now_is_told(opened: Callable[[], State]) -> None:
-    # The same restore again within the lease ended with an internal error.
+    # A second restore within the lease ended with an internal error.
     with closing(opened()) as killed, closing(opened()) as again:
         killed.contracts.enrol(["1"], "default", START, NOW)
         assert killed.contracts.claim("1") is not None

@@ -1,4 +1,4 @@
-"""While the outbox is full, collecting waits for room, but only where room may come."""
+"""While the outbox is full, collecting waits for room, but only if room can become available."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVENTS, LETTERS, EMPTY = Size(1, 2048, 0), Size(0, 0, 2048), Size(0, 0, 0)
 
 
 def room(may_come: MayCome, *sizes: Size, stop: threading.Event | None = None) -> Room:
-    """The room of an outbox with these sizes, one after the other."""
+    """The room of an outbox that has these sizes, one after the other."""
     left = list(sizes)
 
     def size(*, below: int) -> Size:

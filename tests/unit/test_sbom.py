@@ -1,4 +1,4 @@
-"""The list of what the image installs: whole, valid, the same each time, and with no licence that nobody has looked at."""
+"""The list of what the image installs: complete, valid, the same each time, and only with licences that a person has checked."""
 
 from __future__ import annotations
 

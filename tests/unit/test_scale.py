@@ -1,4 +1,4 @@
-"""The simulation of the schedule, where what must come out is known; and that docs/scale.md shows what it says."""
+"""The simulation of the schedule, for cases with known results; and docs/scale.md shows its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schedule of one configuration without its threads: which jobs it has, how it says that it goes, and how it ends."""
+"""The schedule of one configuration without its threads: which jobs it has, how it reports that it works, and how it ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.views import FIRST, NOW
 
 
 class Account(Log):
-    """An API with an entry a minute ago."""
+    """An API with one entry, of a minute ago."""
 
     def __init__(self) -> None:
         super().__init__("1")
@@ -40,7 +40,7 @@ class Account(Log):
 
 
 class StandingClock(datetime):
-    """The time that jobs are planned by, however long planning them takes."""
+    """A clock that stands still while jobs are planned."""
 
     @classmethod
     def now(cls, tz: Any = None) -> datetime:

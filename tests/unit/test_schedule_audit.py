@@ -1,4 +1,4 @@
-"""The audit of the daemon: when it is due again, above all after it failed."""
+"""The audit of the daemon: when it is due again, especially after a failure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MINUTE = 60.0
 
 
 class Audits:
-    """A schedule that is not started: its audit is called as its clock says. `outcome` is what comparing comes to."""
+    """A schedule that is not started: its audit runs at the times of its clock. `outcome` is the result of the comparison."""
 
     def __init__(self, directory: Path) -> None:
         self.now = float(BEGAN + 30 * H)
@@ -60,7 +60,7 @@ class Audits:
         return self.outcome
 
     def run_for(self, seconds: float) -> int:
-        """Look every minute, as the daemon does. Returns how often the API was asked."""
+        """Check every minute, as the daemon does. Returns the number of requests to the API."""
         before = len(self.asked)
         until = self.now + seconds
         while self.now < until:

@@ -16,7 +16,7 @@ from tests.terminal import _ESCAPE
 from tests.unit.test_logging import logging_as_it_was
 
 log = logging.getLogger("poller.test")
-__all__ = ["logging_as_it_was"]  # a fixture of its own for each test here
+__all__ = ["logging_as_it_was"]  # a fixture that each test here uses
 REFUSED = "connection refused by loki:3100 (check the address, and that something listens there)"
 
 
@@ -136,7 +136,7 @@ def test_a_pipe_and_the_format_text_get_every_event_whole(clock: Clock) -> None:
         assert stream.getvalue().count("y" * 200) == 2
 
 
-# A line by itself
+# A single line
 
 EVENT = {"time": "2026-05-01T07:42:20.530Z", "level": "INFO", "message": "batch.sent"}
 HEAD = "2026-05-01T07:42:20Z INFO    "
@@ -183,7 +183,7 @@ def test_what_moves_a_cursor_or_is_no_text_is_escaped() -> None:
     assert printable("a\x1b[2J\u202eb\udc80ü") == "a\\x1b[2J\\u202eb\\udc80ü"
 
 
-# What is told of an outage
+# Lines about an outage
 
 
 def passes(once: OncePerOutage, message: str, level: int = logging.WARNING, **fields: object) -> bool:

@@ -1,4 +1,4 @@
-"""What `setup --service` installs for a configuration, and what it says of a service that does not deliver."""
+"""What `setup --service` installs for a configuration, and its message for a service that does not deliver."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_program_that_the_sandbox_hides_is_told(place: Path, program: str, mon
 def test_an_interpreter_that_the_sandbox_hides_is_told_with_one_that_it_shows(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a person who has pyenv: the program lies in /opt, and what its links lead to does not."""
+    """As with pyenv: the program is in /opt, but its links lead to another place."""
     ours = place / "python"
     ours.symlink_to("/home/anna/.pyenv/bin/python3.12")
     monkeypatch.setattr(sys, "executable", str(ours))
@@ -151,7 +151,7 @@ def test_an_interpreter_that_the_sandbox_hides_is_told_with_one_that_it_shows(
 def test_a_program_that_a_strict_umask_keeps_to_its_owner_is_told(
     place: Path, monkeypatch: pytest.MonkeyPatch, closed: str
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="opened-", dir="/tmp") as name:  # pytest keeps its own to their owner
+    with tempfile.TemporaryDirectory(prefix="opened-", dir="/tmp") as name:  # pytest's own are only for their owner
         top = Path(name)
         program = top / "opt/venv/bin/ionos-poller"
         program.parent.mkdir(parents=True)

@@ -28,7 +28,7 @@ USER = {"type": "user", "id": "1466", "action": ["sec.user.create"]}
 
 
 def entry(number: int, *, principal: Any = PERSON, param: Any = None, resources: Any = (USER,), **fields: Any) -> Any:
-    """An entry of the second `number`, with what is odd in it."""
+    """An entry of the second `number`, with unusual parts."""
     post = {"action": "POST", "uri": "/cloudapi/v6/um/users", "initiator": "PUBLIC_REST_V6"}
     event = {"type": "RequestAccepted", "param": post if param is None else param, "resources": list(resources)}
     meta = {"auditVersion": 0.1, "time": f"2026-03-03T14:02:0{number}.530Z", "queueRefId": 4200 + number}

@@ -1,4 +1,4 @@
-"""The schedule of a replica: it polls what is in its share, keeps its part of the pace, and follows the share as it changes."""
+"""The schedule of a replica: it polls the contracts in its share, uses its part of the pace, and follows changes of the share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONTRACTS = ["1", "2", "3", "4"]
 
 
 class Api:
-    """An account with four contracts, which answers nothing, and notes what it is asked for."""
+    """An account with four contracts that gives no answer and records its requests."""
 
     clock_skew_seconds = 0.0
 
@@ -56,7 +56,7 @@ class Api:
 
 
 class Running:
-    """A schedule, and what the state gives it of the contracts: `held`."""
+    """A schedule, and the contracts that the state gives it: `held`."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, held: Sequence[str]) -> None:
         self.held = list(held)

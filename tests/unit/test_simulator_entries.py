@@ -62,7 +62,7 @@ def test_types_users_and_addresses_are_what_the_api_shows():
     assert set(types) == {
         *("RequestStatusUpdate", "RequestAccepted", "RequestFailed"),
         *("Provision", "Error", "GenerateToken", "DCDUserEvent"),
-        "ContractNotice",  # a type that nobody has heard of
+        "ContractNotice",  # a type that does not exist
     }
     principals = [entry["principal"] for entry in parsed if entry.get("principal")]
     identities = [principal["identity"] for principal in principals if principal["identity"]]

@@ -1,4 +1,4 @@
-"""What a table says of fields is what is done to lines: with its own key, else the shared one, and for its sink alone."""
+"""The fields in a sink's table are redacted in its lines only, with its own key or else the shared one."""
 
 from __future__ import annotations
 

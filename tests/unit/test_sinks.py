@@ -1,4 +1,4 @@
-"""What the sinks decide without a network: what an answer means, what is said of it, and what Loki is sent."""
+"""What the sinks decide without a network: the meaning of an answer, the message about it, and the requests to Loki."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ URL = "https://intake.example"
 
 
 def event(age_seconds=0.0, *, contract="31960001", ordinal=0, line=b'{"a":"\\u00e9\\"\xc3\xa9"}', collected_at=NOON):
-    """One that happened so long before it was collected."""
+    """An event that happened `age_seconds` before it was collected."""
     time_us = round((collected_at - age_seconds) * 1_000_000)
     return OutboxEvent(contract, time_us, collected_at, b"i" * 16, ordinal, line)
 
@@ -113,7 +113,7 @@ def test_a_wish_to_wait_is_passed_on():
     assert outcome_of(503, (200,), "", place="url", wait_seconds=7.0).seconds == 7.0
 
 
-# What is said of it
+# Messages about it
 
 
 def words(body, *, secrets=(), sent=b"", content_type="text/plain"):
@@ -510,7 +510,7 @@ def test_what_is_too_old_gets_the_time_at_which_it_was_collected_where_it_is_to(
     assert limit.send(edge, lambda events: sent.append(events) or Accepted(status=204)) == Accepted(status=204)
     assert sent == [expected]
     assert limit_of_100("skip").as_sent(edge) is edge
-    # Collected too long ago as well: then no time that is true is young enough.
+    # It was collected too long ago as well, so it has no true time that is recent enough.
     late = event(1, collected_at=NOON - 101)
     assert list(limit.send([late], lambda events: Accepted()).refused) == [0]
 
@@ -543,7 +543,7 @@ def test_what_waits_for_a_clock_waits_with_what_the_other_side_wants_again():
 
 
 def age_limit(trusted_now):
-    """Of 100 seconds, on a machine whose clock is three days ahead."""
+    """An age limit of 100 seconds, on a machine whose clock is three days ahead."""
     return AgeLimit(
         100,
         "100 seconds",
@@ -587,7 +587,7 @@ def test_the_trusted_time_is_the_earliest_that_is_known(skews, seconds, expected
 
 @responses.activate
 def test_an_echo_of_what_was_sent_is_left_out_also_where_it_was_sent_compressed():
-    # The receiver repeats the line as it read it, which is not how it came over the network.
+    # The receiver repeats the line in its decoded form, which differs from the bytes that were sent.
     canary = b'{"principal":{"identity":{"username":"canary-person@example.com"}}}'
     bodies = []
 

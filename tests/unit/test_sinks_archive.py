@@ -1,4 +1,4 @@
-"""The sink for archives: what is written of a batch, in which order, and what a place's refusal means."""
+"""The sink for archives: what it writes for a batch, in which order, and what a refusal by the place means."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OBJECTS = [(f"data/{number}", b"object %d" % number) for number in range(20)]
 
 
 class Recorder(MemoryPlace):
-    """Keeps what it is asked to write, in order, and until when it is locked."""
+    """A place that records the writes, in order, and how long each object is locked."""
 
     def __init__(self) -> None:
         super().__init__({digest_key(6): b"digest 6"})

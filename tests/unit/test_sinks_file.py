@@ -1,4 +1,4 @@
-"""The file sink on a real file system: whole lines only, whatever happened before."""
+"""The file sink on a real file system: it has only whole lines after any fault."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_whatever_a_crash_left_of_a_batch_is_cut_off(tmp_path, compression, batc
 def test_a_long_tail_and_zeros_left_by_a_power_cut_are_cut_off(tmp_path, compression):
     path = tmp_path / "a.ndjson"
     whole = one_batch(1, 2, compression=compression)
-    # Random digits: a torn member that is longer than what is read at once.
+    # Random digits, so that the torn member is longer than one read.
     torn = one_batch(os.urandom(150_000).hex(), compression=compression)[:-5]
     for tail in (torn, b"\0" * 200_000, torn[:1000] + b"\0" * 5000):
         path.write_bytes(whole + tail)
@@ -364,7 +364,7 @@ def test_the_name_of_a_new_file_is_on_the_disk_too(tmp_path, compression, monkey
 
 
 def test_the_last_batch_is_found_wherever_its_header_lies_between_two_blocks(tmp_path, monkeypatch):
-    # A header of which half lies in the block before: it was missed, and a settled batch cut off.
+    # A header across two blocks was missed, and a settled batch was cut off.
     monkeypatch.setattr("poller.sinks.file._BLOCK_BYTES", 100)
     first = one_batch(1, compression=GZIP)
     for length in range(60, 120):

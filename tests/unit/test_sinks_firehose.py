@@ -28,7 +28,7 @@ TAKEN = {"RecordId": "1"}
 
 
 class Stream:
-    """A stream that answers as it is told, and keeps what it was asked."""
+    """A stream with answers that a test sets. It records the calls."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -183,7 +183,7 @@ def test_the_proxy_is_that_for_the_endpoint(library: Library) -> None:
 
 
 def network(**environ: str) -> Any:
-    """What the environment says of the network."""
+    """The network settings of the environment."""
     ca_bundle = environ.pop("ca_bundle", None)
     return SimpleNamespace(ca_bundle=ca_bundle, proxies_for=_proxies(environ))
 
@@ -266,7 +266,7 @@ def test_a_call_may_take_as_long_as_its_time_outs_allow(
         for seconds in (
             1000 + 200 + 4 * 30 + GRACE_SECONDS,
             1,
-        ):  # an answer may come in drips for four times read_timeout
+        ):  # an answer may arrive slowly, for up to four times read_timeout
             clock.now += seconds
             seen.append(bool(workers.stuck()))
         return {"RequestResponses": [TAKEN]}
@@ -418,7 +418,7 @@ def test_every_exception_of_botocore_has_an_outcome_that_keeps_the_data() -> Non
 
 
 def caused(cause: Exception, kind: type[Exception] = raised.HTTPClientError, **told: str) -> Exception:
-    """What the library makes of what a connection failed of."""
+    """The library's exception for a failed connection."""
     failure = kind(error=cause, **told)
     failure.__context__ = cause
     return failure

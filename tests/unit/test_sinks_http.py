@@ -1,4 +1,4 @@
-"""What the sinks over HTTP share: what is asked of the transport, and what an answer means."""
+"""What the sinks over HTTP share: the requests to the transport, and the meaning of an answer."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_what_calls_itself_a_page_and_cannot_be_read_is_one(content_type: str, e
 
 
 class Wire:
-    """In place of the transport: keeps what it is told and asked, and answers as a test says."""
+    """A fake transport: it records its settings and requests, and gives the answers of a test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.told: list[dict[str, Any]] = []

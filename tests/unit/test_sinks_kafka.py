@@ -1,4 +1,4 @@
-"""The sink for Kafka: what librdkafka is told and asked, and what of a batch in doubt is sent again."""
+"""The sink for Kafka: the settings and calls for librdkafka, and which events of a batch in doubt are sent again."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def end(partition: int = 0, offset: int = 0) -> Message:
 
 
 class Library:
-    """librdkafka: keeps what it is told and asked, fails where it is to, and has what was committed."""
+    """A fake librdkafka: it records settings and calls, fails when a test says so, and has committed records."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.did: list[Any] = []
         self.told: list[dict[str, Any]] = []
         self.fails: dict[str, Any] = {}
         self.hears: list[KafkaError] = []
-        """What connections fail of. It is heard when the program asks for it."""
+        """The errors of connections. The program gets them when it polls."""
         self.refuses: dict[int, KafkaError] = {}
         self.is_slow = False
         self.now = 1000.0
@@ -216,7 +216,7 @@ def table_of(**settings: Any) -> KafkaSink:
 
 
 class Sink(kafka.KafkaSink):
-    """Remembers what it noted, as the state does."""
+    """Keeps the noted offset, as the state does."""
 
     def __init__(self, library: Library, offset: int | None = SETTLED, **settings: Any) -> None:
         self.stop = threading.Event()
@@ -434,7 +434,7 @@ def test_a_record_without_a_key_or_a_uid_is_nobodys(library: Library) -> None:
     sink = in_doubt(library, nameless)
     assert sink.send(EVENTS[:1]) == Accepted()
     assert sent(library) == [EVENTS[0].line]
-    # A record of that transaction was found, so the batch goes with it; it is none of ours, so the doubt ends with it.
+    # A record of that transaction was found, so no new one is noted. It is not of our events, so the doubt ends with this batch.
     assert sink.noted == []
     assert sink.output_offset == SETTLED
 
@@ -458,7 +458,7 @@ def test_records_are_looked_for_from_ten_minutes_before_the_doubt_and_two_batche
         ]
     ]
     assert library.done("result") == [[7.0]] * 5
-    # By the time; two batches before the end; not before what is kept; an empty one is left out; nothing is as young.
+    # 0: by time; 1: two batches before the end; 2: the first kept record; 3: empty, left out; 4: no record is so recent.
     assert library.done("assign") == [[[(TOPIC, 0, 40), (TOPIC, 1, 78), (TOPIC, 2, 20), (TOPIC, 4, 78)]]]
     assert all(told["bootstrap.servers"] == "a:9092,b:9092" for told in library.told)
     assert library.names().count("close") == 2, "the one that asked for the topic, and the one that read"
@@ -468,7 +468,7 @@ def test_reading_back_goes_on_until_every_partition_ended_where_it_did_before(li
     sink = in_doubt(library)
     library.partitions, library.ends = {0: None, 1: None}, {0: 9, 1: 3}
     library.by_time, library.first = {0: 0, 1: 0}, {0: 0, 1: 0}
-    # The end of what is committed comes before the end of what is written: more may come.
+    # The end of the committed records comes before the end of all written records: more records may follow.
     library.records = [end(0, 8), end(1, 3), Message(EVENTS[0], tx=TX), end(0, 9), Message(EVENTS[1], tx=TX)]
     assert sink.send(EVENTS[:2]) == Accepted()
     assert sent(library) == [EVENTS[1].line]
@@ -532,11 +532,11 @@ def test_a_topic_that_is_gone_cannot_be_read_back(library: Library) -> None:
     assert "create the topic" in outcome.reason
 
 
-# What clients are told
+# The settings of clients
 
 
 def told_to(library: Library, **settings: Any) -> dict[str, Any]:
-    """What the producer of a sink is told, without what is called back."""
+    """The settings of a sink's producer, without callbacks."""
     Sink(library, **settings).send(EVENTS[:1])
     told = library.told[-1]
     return {name: value for name, value in told.items() if name not in ("error_cb", "logger")}
@@ -708,7 +708,7 @@ def test_a_call_that_the_library_gives_up_is_tried_again(library: Library) -> No
 @pytest.mark.parametrize(
     ("heard", "failed", "words"),
     [
-        # What a connection failed of says more than that nothing came in time.
+        # The error of a connection says more than a time-out.
         (["_TRANSPORT"], "_TIMED_OUT", "_TRANSPORT"),
         (["_RESOLVE", "_TRANSPORT"], "_TIMED_OUT", "_RESOLVE"),
         (["_TRANSPORT"], "TOPIC_EXCEPTION", "TOPIC_EXCEPTION"),
@@ -728,7 +728,7 @@ def test_the_error_that_says_most_is_told(
     outcome = sink.send(EVENTS[:1]) if call == "init" else sink.probe()
     assert f"<{words}>" in outcome.reason  # type: ignore[union-attr]
     assert isinstance(outcome, CredentialsRefused) == (words == "_AUTHENTICATION")
-    # What was heard is of that call alone.
+    # The errors of connections belong to one call only.
     library.hears, library.fails = [], {call: error("_TIMED_OUT", "<late>")}
     outcome = sink.send(EVENTS[:1]) if call == "init" else sink.probe()
     assert "<late>" in outcome.reason  # type: ignore[union-attr]

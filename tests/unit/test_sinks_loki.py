@@ -1,4 +1,4 @@
-"""The sink `loki`: what Loki is sent, in which requests, and that nothing is lost or seen twice whatever it answers."""
+"""The sink `loki`: what Loki is sent, in which requests, and that no answer makes an event lost or seen twice."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def event(
     line: bytes = b'{"a":"\\u00e9\\"\xc3\xa9"}',
     collected_at: int = NOON,
 ) -> OutboxEvent:
-    """One that happened so long before it was collected."""
+    """An event that happened `age_seconds` before it was collected."""
     time_us = round((collected_at - age_seconds) * 1_000_000)
     return OutboxEvent(contract, time_us, collected_at, blake2b(line, digest_size=16).digest(), ordinal, line)
 
@@ -52,7 +52,7 @@ def event(
 def numbered(
     ages: Sequence[float], *, contract: str = "1", collected_at: int = NOW, size: int = 20
 ) -> list[OutboxEvent]:
-    """Events of these ages, each with a line of its own."""
+    """Events of these ages, each with a different line."""
     return [
         event(
             age,
@@ -144,7 +144,7 @@ def test_a_batch_of_what_came_in_time_is_not_cut() -> None:
 
 
 def test_an_event_two_hours_behind_its_stream_is_stored_though_another_stream_is_fine() -> None:
-    """Loki answers 204 for the last stream of a push, and drops what it refused of the first."""
+    """Loki answers 204 for the last stream of a push, and drops the refused events of the first."""
     found = Loki()
     sink = found.sink()
     assert sink.send(numbered([0], contract="A")) == Accepted(status=204)
@@ -235,7 +235,7 @@ PASSES = st.lists(
 def test_whatever_order_events_come_in_each_is_stored_once_through_lost_answers_and_kills(
     passes: Sequence[Sequence[tuple[str, int]]], dice: int, batch_events: int, late_streams: int
 ) -> None:
-    """Each pass is oldest first, as a poll, a backfill and a replay are; between two, time may go back."""
+    """Each pass is oldest first, like a poll, a backfill or a replay. From one pass to the next, time may go back."""
     faults = ("", "", "lost-ack", "503", "", "")
     found = Loki(lambda number: faults[(dice >> number % 28) % len(faults)] if number % 7 < 5 else "")
     events: list[OutboxEvent] = []
@@ -246,7 +246,7 @@ def test_whatever_order_events_come_in_each_is_stored_once_through_lost_answers_
             events += [one.with_line(one.line + b" %d" % number) for one in made]
     outbox = Outbox(events)
     keys = {"batch_events": batch_events, "late_streams": late_streams}
-    for steps in (dice % 5, dice % 7, dice % 3):  # each ends as by a kill
+    for steps in (dice % 5, dice % 7, dice % 3):  # each ends as after a kill
         deliver(outbox, found.sink(**keys), steps=steps)
     deliver(outbox, found.sink(**keys))
     assert (outbox.waiting, outbox.dead) == ([], [])
@@ -264,7 +264,7 @@ def test_an_event_that_loki_refuses_becomes_a_dead_letter_and_the_others_arrive(
     assert [letter.status for letter in outbox.dead] == [400]
 
 
-# Side by side
+# Parallel requests
 
 
 def test_the_streams_of_a_batch_go_side_by_side_but_no_more_than_there_are_connections() -> None:
@@ -392,7 +392,7 @@ def test_a_wait_for_the_pace_of_a_stream_ends_when_asked_to_stop() -> None:
 
 
 class Clock(threading.Event):
-    """A clock that only waits move, and which keeps how long they were."""
+    """A clock that only waits move on. It records their lengths."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -432,7 +432,7 @@ def test_a_stream_that_is_forgotten_need_not_have_waited(clock: Clock) -> None:
 
 
 class Sent:
-    """What a sink posts, and what is answered in turn; then everything is taken."""
+    """A sink whose requests are recorded. It gets these answers in order; after that, everything is accepted."""
 
     def __init__(self, clock: Clock, *answers: Outcome, **settings: Any) -> None:
         table = LokiSink(**{"name": "loki", "url": URL, "connections": 1, **settings})
@@ -488,7 +488,7 @@ def test_the_body_of_a_push_is_one_stream() -> None:
 
 def test_a_part_spans_an_hour_to_the_microsecond(clock: Clock) -> None:
     sink = Sent(clock).sink
-    # Collected at once with the newest: in time, so that all of them have one stream.
+    # Each event is collected when it happens, so it is in time, and all are in one stream.
     edge = [msgspec.structs.replace(event(), time_us=at, collected_at=at // 1_000_000) for at in (0, 3_600_000_000)]
     assert list(sink.parts(edge)) == [edge]
     edge[1] = msgspec.structs.replace(edge[1], time_us=3_600_000_001)
@@ -552,7 +552,7 @@ def test_a_stream_that_failed_gets_no_further_request_and_the_others_do(clock: C
     outcome = sent.sink.send(events)
     assert outcome == Accepted({}, (0, 1), 204, RetryAfter("busy"))
     assert len(sent.bodies) == 2
-    for failure in (TooLarge("much"), Refused("bad")):  # no reason to spare the rest of the stream
+    for failure in (TooLarge("much"), Refused("bad")):  # the rest of the stream is sent all the same
         sent = Sent(clock, failure, stream_bytes_per_second=1 << 30)
         sent.sink.send(events)
         assert len(sent.bodies) == 3

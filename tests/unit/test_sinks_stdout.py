@@ -1,4 +1,4 @@
-"""Standard output, whatever it is: what is written, what is noted before, and what is found of what was written before."""
+"""Standard output of any kind: what is written, which offset is noted before, and which earlier output is found."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATA = b'{"n":0}\n{"n":11}\n'
 
 
 class Output:
-    """Standard output of this process, which is this descriptor, and what a sink notes of it."""
+    """Standard output of this process on a given descriptor, and the offsets that a sink notes."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._patch = patch
@@ -114,7 +114,7 @@ def test_a_repeat_into_the_same_pipe_begins_with_a_new_line_and_into_another_one
 
 
 def failing_after(monkeypatch: pytest.MonkeyPatch, count: int, then: Any = lambda: None) -> None:
-    """Writes take so many bytes; then something happens, and the disk is full."""
+    """Let writes take `count` bytes. After that, `then` is called, and the disk is full."""
     write, left = os.write, [count]
 
     def limited(descriptor: int, data: Any) -> int:
@@ -204,13 +204,13 @@ def test_what_was_written_and_not_settled_is_completed(output: Output, path: Pat
     [
         (b"{}\n", None, b"", 3),
         (b'{"a"', None, b"\n", 5),
-        # Something else lies there, or it is no longer so long: what follows begins a line.
+        # The file has other content or is shorter: the next output begins on a new line.
         (b'{"other":1}\n', 0, b"", 12),
         (b'{"n":0}\n{"other"', 0, b"\n", 17),
         (b"{}\n", 4, b"", 3),
         (b"{", 4, b"\n", 2),
         (b"{}\n", -5, b"", 3),
-        # A line does not begin there.
+        # The offset is not the beginning of a line.
         (b"{}" + DATA, 1, b"", 2 + len(DATA)),
         (b"{}" + DATA[:5], 2, b"\n", 8),
     ],
@@ -250,10 +250,10 @@ def test_a_file_that_may_not_be_read_is_taken_to_be_as_it_was_left(
 
     monkeypatch.setattr(os, "open", refuse)
     for content, offset, begin in (
-        (b"{}\n", None, b""),  # nothing is known of it
-        (b"{}\n", 3, b""),  # nothing is written behind what is settled
-        (b"{}\n" + DATA[:9], 3, b"\n"),  # something is, which may be half a line
-        (b"{}\n", 9, b""),  # it is not that file
+        (b"{}\n", None, b""),  # no offset is noted
+        (b"{}\n", 3, b""),  # no output after the settled part
+        (b"{}\n" + DATA[:9], 3, b"\n"),  # output after the settled part: it may end in half a line
+        (b"{}\n", 9, b""),  # another file
         (b"{}\n", -9, b""),
     ):
         sink = output.file(path, content, offset=offset)

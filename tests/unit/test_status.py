@@ -1,4 +1,4 @@
-"""What `status --json` and `/status.json` hold: every value under its name, and times as times."""
+"""The content of `status --json` and `/status.json`: every value has its name, and times are written as times."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_what_left_the_configuration_is_told_as_such() -> None:
 def test_a_state_that_cannot_be_read_just_now_is_no_reason_to_end_as_for_one_that_a_person_must_mend(
     monkeypatch: pytest.MonkeyPatch, failures: list[StateError], code: int
 ) -> None:
-    # A database that went away while its uses were read ended `status` with 4, a moment earlier or later with 1.
+    # If the database went away while its uses were read, `status` ended with 4. Before or after that it ended with 1.
     monkeypatch.setattr("poller.cli.status.read_status", lambda stores: Seen([], failures))
     for as_json in (False, True):
         assert _show(Config(), as_json=as_json, is_whole=False) == code
@@ -303,7 +303,7 @@ def test_gaps_replicas_and_failures_of_all_uses_are_listed() -> None:
 
 
 class Stores:
-    """States by name; those that are an error cannot be read."""
+    """States by name. A state that is an error cannot be read."""
 
     def __init__(self, place: str = "state", **states: Overview | StateError) -> None:
         self.place = place
@@ -353,7 +353,7 @@ def test_where_there_is_no_state_it_says_where_to_look() -> None:
 
 
 class Facts:
-    """What a state remembers."""
+    """The facts of a state."""
 
     def __init__(self) -> None:
         self.facts: dict[str, str] = {}
@@ -379,7 +379,7 @@ def test_the_last_reload_is_told_by_machine(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(("use", "is_told"), [("run", False), ("backfill-1", True)])
 def test_of_what_the_daemon_does_not_poll_any_more_no_trouble_is_told(account: str, use: str, is_told: bool) -> None:
     config = config_of(["archive"])
-    if account == "default":  # the contract is left out, else its account
+    if account == "default":  # the contract is left out; in the other case its account is
         config = msgspec.structs.replace(config, poll=Poll(interval_seconds=60, exclude_contracts=("2",)))
     old = contract("2", account=account, succeeded_at=NOW - HOUR, failure="HTTP 403")
     pending = [Range(1, "2", Window(NOW - 9 * HOUR, NOW - 8 * HOUR), "since")]

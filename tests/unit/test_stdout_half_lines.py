@@ -1,6 +1,6 @@
-"""Standard output where a write ends in the middle of a line: by a full disk, or by the end of the process.
+"""Standard output if a write ends in the middle of a line, because of a full disk or the end of the process.
 
-The process that was killed is played by a file that holds what it wrote, and by the `output_offset` that is in the state.
+A file with partial output and the `output_offset` in the state stand for a killed process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Make = Callable[..., "Place"]
 
 
 class Place:
-    """A state in which forty events wait, and one output after the other."""
+    """A state with forty waiting events, which are delivered to one output after another."""
 
     def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
         self.state = State.open(directory / "state", "fetch")
@@ -48,7 +48,7 @@ class Place:
         return StdoutSink(msgspec.structs.replace(PRINTED, **settings), self.render)
 
     def deliver(self, descriptor: int, **settings: Any) -> None:
-        """What a process does with one output. Raises: OutputError."""
+        """Deliver to one output, as a process does. Raises: OutputError."""
         deliverer = Deliverer(self.state.outbox, self.sink(descriptor, **settings))
         try:
             while deliverer.step(is_last=True).wait_seconds is not None:
@@ -58,7 +58,7 @@ class Place:
 
     def append(self, path: Path, flags: int = os.O_WRONLY | os.O_APPEND | os.O_CREAT, **settings: Any) -> None:
         descriptor = os.open(path, flags, 0o600)
-        os.lseek(descriptor, 0, os.SEEK_END)  # where the shell is that another command has written in
+        os.lseek(descriptor, 0, os.SEEK_END)  # as after another command of the same shell has written
         try:
             self.deliver(descriptor, **settings)
         finally:
@@ -84,7 +84,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 @contextmanager
 def quota(size: int) -> Iterator[None]:
-    """No file grows beyond `size`: a write beyond it is cut off there, the next one fails."""
+    """Limit files to `size` bytes: a write beyond that is cut off there, and the next one fails."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -102,7 +102,7 @@ def test_a_disk_that_fills_leaves_whole_lines_and_the_next_run_goes_on_behind_th
     place: Place, tmp_path: Path, room: int, flags: int
 ) -> None:
     path = tmp_path / "out"
-    head = b"{}\n" * 133_000  # the quota holds for the state, too
+    head = b"{}\n" * 133_000  # the quota applies to the state, too
     path.write_bytes(head)
     with quota(len(head) + room), pytest.raises(OutputError):
         place.append(path, flags)
@@ -221,7 +221,7 @@ def test_a_file_that_nothing_can_be_cut_off_is_gone_on_with(
     path.write_bytes(b"{}\n" * 100_000)
     with monkeypatch.context() as patch:
 
-        def refused(*args: Any) -> None:  # as for a file that may only be appended to
+        def refused(*args: Any) -> None:  # as with an append-only file
             raise PermissionError(1, "Operation not permitted")
 
         patch.setattr("os.ftruncate", refused)
@@ -246,7 +246,7 @@ def drained(reader: int) -> bytes:
 def test_a_repeat_into_a_pipe_that_has_half_a_line_begins_with_a_new_line(place: Place) -> None:
     reader, writer = os.pipe()
     other_reader, other = os.pipe()
-    note_output_offset(place.state, "stdout", -os.fstat(writer).st_ino)  # by a process that did not come to its end
+    note_output_offset(place.state, "stdout", -os.fstat(writer).st_ino)  # by a process that was killed
     os.write(writer, ALL[:100])
     place.deliver(writer)
     assert drained(reader) == ALL[:100] + b"\n" + ALL
@@ -269,7 +269,7 @@ def test_another_pipe_has_no_half_line(place: Place) -> None:
     [
         (0, OSError(5, "Input/output error"), False),
         (100, OSError(5, "Input/output error"), True),
-        (100, BrokenPipeError(32, "Broken pipe"), False),  # with its reader the half line is gone
+        (100, BrokenPipeError(32, "Broken pipe"), False),  # the reader is gone, and the half line with it
     ],
 )
 def test_only_a_part_that_a_reader_has_is_remembered(

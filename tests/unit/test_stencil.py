@@ -1,4 +1,4 @@
-"""What is made of an entry by way of a stencil is what the mapping makes of it; and where a stencil must not be used, none is."""
+"""A stencil makes the same event from an entry as the mapping. No stencil is used for an entry that does not allow it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def joined(stencils: Stencils, event: OutboxEvent) -> bytes:
 
 
 class Counted:
-    """A mapping, and how often it was asked."""
+    """A mapping that counts its calls."""
 
     def __init__(self, mapping: stencil.Map) -> None:
         self._mapping = mapping

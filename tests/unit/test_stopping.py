@@ -1,4 +1,4 @@
-"""Work that signals ask to stop, and that is never interrupted by them."""
+"""Work that signals ask to stop. They never interrupt it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 @pytest.fixture(autouse=True)
 def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The codes with which this process would have been ended."""
+    """The exit codes with which the code under test would have ended this process."""
     codes: list[int] = []
     monkeypatch.setattr(stopping, "_LAST_WORDS_SECONDS", 0.01)
     monkeypatch.setattr(stopping.os, "_exit", codes.append)

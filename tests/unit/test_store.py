@@ -1,4 +1,4 @@
-"""The collecting half of the state on a real file: what is committed together, and what is seen again."""
+"""The collecting half of the state on a real file: what is committed together, and which entries were seen before."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_an_interrupt_in_a_transaction_leaves_nothing_behind(state: State) -> No
     with pytest.raises(KeyboardInterrupt):
         interrupt()
     assert len(state.contracts.all()) == 1
-    commit(state, events(1))  # and the next transaction begins as ever
+    commit(state, events(1))  # the next transaction begins as usual
 
 
 @pytest.mark.backends("sqlite")
@@ -415,14 +415,14 @@ def test_free_space_goes_back_to_the_disk(directory: Path, monkeypatch: pytest.M
 
 
 def sharing(*contents: str) -> list[Event]:
-    """What a reading shows of so many entries under one id."""
+    """The events of a reading for entries with these contents under one id."""
     return told_apart(
         [Event(START * 1_000_000, b"u" * IDENTITY_BYTES, b'{"m":"%s"}' % one.encode()) for one in contents]
     )
 
 
 def collected(state: State, *contents: str) -> list[str]:
-    """What of them is delivered when a poll reads these."""
+    """The contents that are new when a poll reads entries with these contents."""
     new = state.contracts.unseen("1", sharing(*contents))
     commit(state, new)
     return [event.line.decode()[6:-2] for event in new]

@@ -1,4 +1,4 @@
-"""The store on a database whose settings are not the usual ones, with texts as they come from outside."""
+"""The store on a database with unusual settings, and with any texts from outside."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEPT = "\ufffd \ufffd \ufffd\ufffd € \U0001f600 \U0001f600 "
 
 @pytest.fixture
 def database(postgres_server: Server) -> Iterator[Callable[..., str]]:
-    """Makes a database with these settings, and returns its URL."""
+    """A function that makes a database with these settings and returns its URL."""
     made = []
 
     def make(encoding: str = "UTF8", **settings: str) -> str:

@@ -1,4 +1,4 @@
-"""The tables of an archive: a batch is committed whole and once, and its head, the sink's place and the hours move together."""
+"""The tables of an archive: a batch is committed as a whole and once, together with its head, the sink's place and the hours."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def whole_place(state: State) -> Iterator[Place]:
 
 
 def packed(place: Place, count: int, number: int) -> list[Packed]:
-    """The objects of the next events."""
+    """The objects for the next events."""
     found = place.batch(count, 10**9) if count else None
     return pack(found.events, number, lambda texts: zlib.compress(b"".join(texts))) if found else []
 
@@ -151,7 +151,7 @@ def test_a_new_chain_forgets_the_batch_and_the_hours_of_the_one_before_and_no_ev
     assert archive.archives.complete(SINK, 1, NOW)
     archive.archives.close_hours(SINK, "1", {START: 3})
     assert prepare(archive, 1, number=2) is not None
-    for _ in range(2):  # another process wanted the same
+    for _ in range(2):  # the second time by another process
         archive.archives.begin_anew(SINK, before.archive, "new", NOW + 7)
     head = archive.overview().archives.get(SINK)
     assert head is not None

@@ -1,4 +1,4 @@
-"""A server that stands still: what waits for it ends with an error, and nobody takes the waiting for a worker that is stuck."""
+"""A server that is stopped: waiting for it ends with an error, and the waiting worker does not count as stuck."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def standing_still(process: int) -> Iterator[None]:
 def database(state: Any, monkeypatch: pytest.MonkeyPatch) -> Database:
     monkeypatch.setattr("poller.store.postgres.database._ANSWER_SECONDS", 0.3)
     found: Database = state._database
-    while found._idle:  # new connections have that limit
+    while found._idle:  # only new connections have the new limit
         found._idle.pop()[0].close()
     return found
 
@@ -72,7 +72,7 @@ def test_what_waits_for_a_server_that_stands_still_ends_and_is_tried_again_later
 
 
 def test_an_idle_connection_whose_server_stands_still_is_replaced(database: Database) -> None:
-    process = lambda connection: connection.raw.info.backend_pid  # noqa: E731 - asked twice
+    process = lambda connection: connection.raw.info.backend_pid  # noqa: E731 - used twice
     before = database.read(process)
     with standing_still(before):
         assert database.read(process) != before
@@ -86,7 +86,7 @@ def test_a_slow_statement_within_the_limit_has_its_answer(database: Database, mo
 
 def test_who_waits_for_an_answer_is_not_stuck(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("poller.store.postgres.database._ANSWER_SECONDS", 30.0)
-    monkeypatch.setattr("poller.system.liveness.GRACE_SECONDS", -0.2)  # a worker that says nothing is stuck at once
+    monkeypatch.setattr("poller.system.liveness.GRACE_SECONDS", -0.2)  # a silent worker is stuck at once
     workers, seen = Workers(), list[bool]()
 
     def look(connection: Connection) -> None:
@@ -139,7 +139,7 @@ def test_who_waits_for_one_that_writes_quiet_polls_is_not_stuck(
 
     quiet._writing.acquire()
     with ThreadPoolExecutor(1) as pool, workers.busy("the poll of contract 1"):
-        moves(30)  # as one that waits for the server
+        moves(30)  # like a worker that waits for the server
         pool.submit(flush)
         assert waits.wait(10)
         wait_until(lambda: any(worker.is_waiting for worker in workers._busy), what="the second one waits")

@@ -1,4 +1,4 @@
-"""A state copied from files to a database and back: everything is there, or nothing is."""
+"""A state is copied from files to a database and back: completely or not at all."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _schemas = count()
 
 @pytest.fixture
 def database(postgres_server: Server, tmp_path: Path) -> Iterator[Any]:
-    """The states in a schema of their own."""
+    """The states in a new schema."""
     from poller.store.postgres import Stores
 
     variables = {"STATE__URL": postgres_server.url(), "STATE__SCHEMA": f"copy_{next(_schemas)}"}
@@ -49,7 +49,7 @@ def database(postgres_server: Server, tmp_path: Path) -> Iterator[Any]:
 
 
 def fill(state: Any) -> None:
-    """Three contracts, and three sinks at different places: one within a segment, one with letters, one put back."""
+    """Three contracts, and three sinks: one within a segment, one with dead letters (one of them replayed), one added late."""
     state.contracts.enrol(["1", "2", "3"], "default", START, START)
     commit(state, events(90, 91), window=Window(START, START + 60))
     for sink in ("first", "second"):
@@ -83,7 +83,7 @@ def fill(state: Any) -> None:
 
 
 def everything(state: Any) -> dict[str, Any]:
-    """What the copy must do as the original does."""
+    """Results that must be the same for the copy and the original."""
     state.contracts.share(["1", "2", "3"])
     return {
         "waiting": {sink.name: sorted(waiting(state, sink.name)) for sink in state.outbox.sinks()},
@@ -123,7 +123,7 @@ def test_a_state_that_goes_to_a_database_and_back_is_the_same(tmp_path: Path, da
 
 @pytest.fixture
 def another(postgres_server: Server, tmp_path: Path) -> Iterator[Any]:
-    """The states in another database, which gives numbers out rounded unless it is asked not to."""
+    """The states in another database, which returns rounded numbers by default."""
     from poller.store.postgres import Stores
 
     name = f"copied_{next(_schemas)}"
@@ -138,7 +138,7 @@ def another(postgres_server: Server, tmp_path: Path) -> Iterator[Any]:
 def test_a_state_goes_from_one_database_to_another_whatever_came_after_its_sinks(
     tmp_path: Path, database: Any, another: Any
 ) -> None:
-    """Contract 1 came last, and is the first by name: no sink has taken anything from it yet."""
+    """Contract 1 was added last, but is first by name. No sink has taken any of its events yet."""
 
     def begin(state: Any) -> None:
         state.contracts.enrol(["5"], "default", START, START)
@@ -193,7 +193,7 @@ def test_texts_that_a_file_keeps_and_a_database_does_not_stop_no_copy(tmp_path: 
 
 
 def archived(stores: Any, evidence: Evidence, place: MemoryPlace, batches: int | None = None, use: str = "run") -> None:
-    """Write what waits for the archive of a state, or so many batches of it; and have an hour audited."""
+    """Write the waiting events, or `batches` batches, to the archive of a state, and audit an hour."""
 
     def work(state: Any) -> None:
         settings = ArchiveSink(name="proof", url="s3://bucket")
@@ -287,7 +287,7 @@ def test_nothing_is_copied_over_a_state_that_is_there_nor_a_part_of_what_is_aske
         copy(FileStores(tmp_path / "empty"), database, lambda *numbers: None)
 
 
-# From files to files, where nothing has to be translated
+# From files to files, without conversion
 
 
 def files_of(directory: Path) -> list[str]:
@@ -295,7 +295,7 @@ def files_of(directory: Path) -> list[str]:
 
 
 def fill_further(state: Any) -> None:
-    """A contract that waits on its own at a sink, an hour known by number alone, and an archive with a batch in it."""
+    """A postponed contract at a sink, an hour of which only the count is known, and an archive with a batch."""
     state.outbox.register("proof", "archive")
     fill(state)
     place = state.outbox.take("third")

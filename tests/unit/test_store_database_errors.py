@@ -1,4 +1,4 @@
-"""What a database says when it cannot be used: one line with the remedy, and whether to wait or to call a person."""
+"""Errors of a database that cannot be used: one line with the remedy, and whether to wait or to ask a person."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def stores(url: str, tmp_path: Path, schema: str = "", **options: str) -> Any:
 
 @pytest.fixture(scope="module")
 def server(postgres_server: Server) -> Server:
-    """The server with roles that are each refused something."""
+    """The server with roles that each lack a right."""
     rules = postgres_server.data / "pg_hba.conf"
     before = rules.read_text()
     rules.write_text(f"host all secret 127.0.0.1/32 scram-sha-256\n{before}")
@@ -82,7 +82,7 @@ def test_a_schema_of_a_newer_program_is_not_touched(server: Server, tmp_path: Pa
 
 
 def test_a_newer_schema_that_this_program_may_still_use_is_used(server: Server, tmp_path: Path) -> None:
-    """As during a rolling upgrade: a new replica has migrated, and the old ones go on."""
+    """As during a rolling upgrade: a new replica has migrated, and the old ones continue."""
     state = stores(server.url(), tmp_path, "expanded").open("run")
     state.close()
     server.sql("UPDATE expanded.schema_version SET version = 9")
@@ -173,7 +173,7 @@ NETWORK = f"{REFUSED}Connection refused\n\tIs the server running on that host an
         (f"{REFUSED}FATAL:  no such user: x", True),
         (f"{REFUSED}FATAL:  SASL authentication failed", True),
         (f"{REFUSED}FATAL:  unsupported startup parameter: x", True),
-        # in any language, and words that nobody knows
+        # in any language, and unknown words
         (f"{REFUSED}FATAL:  Passwort-Authentifizierung für Benutzer »x« fehlgeschlagen", True),
         (f"{REFUSED}FATAL:  authentification par mot de passe échouée pour l'utilisateur « x »", True),
         (f"{REFUSED}ВАЖНО:  пользователь \"x\" не прошёл проверку подлинности", True),
@@ -200,7 +200,7 @@ def test_an_outage_is_what_the_network_does_or_what_is_known_to_pass(said: str, 
 
 
 def attempts(*pairs: tuple[str, str]) -> psycopg.OperationalError:
-    """What psycopg says where it tried several addresses: `host` and `hostaddr` with the failure of each."""
+    """The error of psycopg after it tried several addresses: `host` and `hostaddr` with the failure of each."""
     lines = [
         f"- host: {host!r}, port: '5432', hostaddr: {said[:3]!r}: {said}" if host[0] != "/" else
         f"- host: {host!r}, port: '5432', hostaddr: None: {said}"
@@ -235,7 +235,7 @@ def test_of_several_servers_one_that_may_come_back_is_enough(
     assert "\n" not in str(failure)
 
 
-# Refuses every connection, with the code and in the words that the name of its database holds.
+# Refuses every connection. The name of the database contains the code and the words of the refusal.
 REFUSING = r"""
 import socketserver
 class Refuse(socketserver.BaseRequestHandler):
@@ -253,7 +253,7 @@ with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refuse) as server:
 
 @pytest.fixture(scope="module")
 def refusing_port() -> Iterator[int]:
-    """The port of a server in a process of its own: libpq holds the interpreter while it looks for the code."""
+    """The port of a server in another process, because libpq blocks the interpreter while it connects."""
     with subprocess.Popen([sys.executable, "-c", REFUSING], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         yield int(process.stdout.readline())

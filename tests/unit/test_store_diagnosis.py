@@ -1,4 +1,4 @@
-"""What `check` says of a PostgreSQL server, whatever is set there."""
+"""The report of `check` about a PostgreSQL server with any settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poller.store.rows import Diagnosis
 
 
 class Answers(Connection):
-    """A connection that has an answer to each query, by the words that it begins with."""
+    """A connection with an answer for each query, chosen by the first words of the query."""
 
     def __init__(self, answers: dict[str, tuple[object, ...] | None]) -> None:
         self._answers = answers

@@ -1,4 +1,4 @@
-"""A directory with states in files: which there are, who holds them, and what a person is told who looks at it."""
+"""A directory with states in files: which states it has, who holds them, and the messages about it."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_who_does_not_say_that_he_waits_is_told_at_once(stores: Stores) -> None:
         State.open(stores.directory, "run")
 
 
-# What is told
+# Messages
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_a_file_of_another_program_or_of_a_newer_one_is_told(stores: Stores) -> 
         schema_of(path)
 
 
-# What SQLite and the system say
+# Errors of SQLite and the system
 
 
 def sqlite_error(code: int) -> sqlite3.OperationalError:

@@ -1,4 +1,4 @@
-"""A failover to a standby that lacks the last commits: all goes back together, but for what this process remembers."""
+"""A failover to a standby that lacks the last commits: everything goes back except what this process has in memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def one(opened: Callable[[], Any]) -> Iterator[Any]:
 
 
 class Standby:
-    """A copy of a use as it is now; `promote` puts it in the place of what was committed since."""
+    """A copy of a use as it is now. `promote` puts it back in place of all later commits."""
 
     def __init__(self, state: Any) -> None:
         self._state = state
@@ -51,7 +51,7 @@ class Standby:
                 f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM kept_{table}",  # noqa: S608 - the same
             ]
         )
-        # A sequence goes back, too: the number is given again.
+        # A sequence goes back, too: it gives the same number again.
         again = "SELECT setval(pg_get_serial_sequence('ranges', 'id'), coalesce(max(id), 1), max(id) IS NOT NULL) FROM ranges"
         self._state._database.write(lambda connection: connection.execute(again))
 
@@ -70,7 +70,7 @@ def read(window: Window, *numbers: int, unread: tuple[Unread, ...] = (), of_rang
     return WindowRead(window, new, len(new), NOW, advance_to=to, unread=unread, next_try_at=NOW + 60, of_range=of_range)
 
 
-# What a claim remembers
+# What a claim has in memory
 
 
 @pytest.mark.parametrize("is_gap", [True, False], ids=["gap", "quiet"])
@@ -111,11 +111,11 @@ def test_a_span_that_has_the_number_of_a_lost_one_is_not_ended_for_it(one: Any, 
     assert one.contracts.ranges("1") == [other]
 
 
-# That a sink is known
+# The registration of a sink
 
 
 def lost(state: Any, *, numbers: tuple[int, ...] = (1, 2)) -> Standby:
-    """A standby that does not know the sink `new`, which has had these entries since."""
+    """A promoted standby without the sink `new`, which was registered and got these entries after the copy."""
     standby = Standby(state)
     state.outbox.register("new", "http")
     commit(state, events(*numbers))
@@ -126,7 +126,7 @@ def lost(state: Any, *, numbers: tuple[int, ...] = (1, 2)) -> Standby:
 
 
 def collect_again(state: Any) -> None:
-    """The first poll is taken for one that brought nothing new: that it is not, is found when it is written."""
+    """Poll twice. The first poll seems to bring nothing new; only its write finds that the entries are missing."""
     commit(state, events(1, 2))
     state.contracts.flush()
     commit(state, events(1, 2))
@@ -193,7 +193,7 @@ def test_one_that_a_person_has_forgotten_stays_forgotten(
     with taken(one, "out") as place:
         assert place.batch(10, 1000) is None
     assert [sink.name for sink in one.outbox.sinks()] == ["out"]
-    # Made known once more, it is kept as any other.
+    # If it is registered again, it is kept like any other sink.
     lost(one, numbers=(2,))
     one.outbox.take("new").release()
     assert [sink.name for sink in one.outbox.sinks()] == ["new", "out"]

@@ -1,4 +1,4 @@
-"""The state file itself: who may open it, what breaks it, and that nothing is lost or hidden when it does."""
+"""The state file itself: who may open it, what damages it, and that damage loses and hides nothing."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_damaged_or_foreign_file_is_set_aside_untouched_and_nothing_starts_in_
     assert not closed.exists()
     assert aside.name in str(raised.value)
     assert "--since" in raised.value.hint
-    # And so it stays, with the same way out, until a person decides.
+    # The state stays so, with the same hint, until a person decides.
     with pytest.raises(StateError) as again:
         open_state(closed.parent)
     assert aside.name in str(again.value)
@@ -221,8 +221,8 @@ def test_deleting_what_was_set_aside_begins_anew_also_where_a_crash_left_side_fi
 
 
 def test_a_crash_before_anything_was_written_is_no_damage(directory: Path) -> None:
-    # Whatever the first moments leave behind, the next start must not need a person. One process makes all of them, by forks:
-    # each ends some steps later than the one before, until one comes to its end.
+    # A start that was killed at any moment must not need a person afterwards. One process forks for each moment: each child
+    # ends some steps later than the one before, until one finishes.
     script = """
 import os, shutil, sys
 from pathlib import Path
@@ -280,7 +280,7 @@ def test_a_state_of_the_first_schema_is_upgraded_with_all_that_is_in_it(director
 
 
 def test_a_start_upgrades_the_other_states_of_its_directory_but_none_that_is_in_use_or_damaged(directory: Path) -> None:
-    """Nobody opens a finished backfill any more: `status` could not read it, nor could it be forgotten."""
+    """Nobody opens a finished backfill again, so without the upgrade `status` cannot read it and it cannot be forgotten."""
     for use in ("backfill-old", "backfill-held", "backfill-damaged"):
         first_schema(directory / f"{use}.db")
     with closing(sqlite3.connect(directory / "backfill-damaged.db")) as connection:
@@ -347,7 +347,7 @@ def test_whatever_bits_are_flipped_nothing_but_our_errors_comes_of_it(closed: Pa
     refused = 0
     for number in range(150):
         flipped = bytearray(content)
-        # Half of them in the first page, where everything hangs on every bit.
+        # Half of the flips are in the first page, on which everything else depends.
         for _ in range(chosen.choice((1, 1, 40))):
             flipped[chosen.randrange(4096 if number % 2 else len(content))] ^= 1 << chosen.randrange(8)
         directory = closed.parent.parent / str(number)
@@ -395,7 +395,7 @@ def test_a_file_that_is_damaged_while_it_is_used_is_set_aside_at_the_end(directo
 
 
 def test_beside_a_running_process_nothing_is_set_aside_or_migrated(state: State, directory: Path) -> None:
-    # Replaying a dead letter is no reason to take the file from under the daemon that is writing to it.
+    # Replaying a dead letter must not move the file away from the daemon that writes to it.
     commit(state, events(1))
     state._database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     damage_middle(directory / "fetch.db")
@@ -487,7 +487,7 @@ reopened.close()
 
 
 def assert_intact(output: str) -> dict[str, object]:
-    """What the filling process says: all that was committed is there, and nothing that was not."""
+    """Check the output of the filling process: the state has everything that was committed, and nothing else."""
     found: dict[str, object] = json.loads(output)
     assert found["committed"] == found["waiting"] == found["watermark"]
     assert found["after"] == int(str(found["committed"])) + 1
@@ -548,7 +548,7 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_seen_and_set_aside(directory:
     state.contracts.add_range("1", Window(START, START + 60), "repair")
     commit(state, [event(1)])
     state.close()
-    # A person who writes past the program cannot know the seal; this one writes a wrong one, as a flipped bit does.
+    # A change that bypasses the program has no valid seal. This one writes a wrong seal, as a flipped bit does.
     with closing(sqlite3.connect(directory / "fetch.db", isolation_level=None)) as raw:
         raw.create_function("crc32", 1, lambda text: 4711, deterministic=True)
         raw.execute(change)
@@ -575,7 +575,7 @@ def test_a_new_state_that_is_killed_at_once_can_be_looked_at(directory: Path, mo
     monkeypatch.setattr(Database, "_check", killed)
     with pytest.raises(KeyboardInterrupt):
         open_state(directory)
-    # Were its log of the other kind, a kill could leave what only a writer can roll back.
+    # With a rollback journal, a kill could leave changes that only a writer can roll back.
     assert (directory / "fetch.db").read_bytes()[18:20] == b"\x02\x02"
     assert overview_of(directory / "fetch.db").contracts == []
 
@@ -587,9 +587,7 @@ def test_what_another_process_writes_meanwhile_is_there_and_what_we_write_stays(
         "import sys; from pathlib import Path; from poller.store.sqlite import Stores\n"
         "beside = Stores(Path(sys.argv[1])).attach('fetch'); beside.remember('theirs', 'yes'); beside.close()"
     )
-    for _ in range(
-        2
-    ):  # the process that closes last takes the write-ahead log away: that must not be somebody beside us
+    for _ in range(2):  # the last process to close removes the write-ahead log: it must not be the other process
         subprocess.run([sys.executable, "-c", code, str(directory)], cwd=TOP, env=clean_environment(), check=True)
         assert (directory / "fetch.db-wal").exists()
     assert state.fact("theirs") == "yes"
@@ -601,7 +599,7 @@ def test_what_another_process_writes_meanwhile_is_there_and_what_we_write_stays(
 
 
 def test_a_power_cut_undoes_whole_commits_and_breaks_no_page(directory: Path) -> None:
-    """What SQLite promises for a write-ahead log that is synced when its pages go into the file, and not without that."""
+    """SQLite guarantees this only for a write-ahead log that is synced before its pages are copied into the file."""
     with closing(open_state(directory)) as state, state._database.reading() as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA synchronous").fetchone() in ((1,), (2,))

@@ -1,4 +1,4 @@
-"""Replicas whose configurations treat entries alike have one fingerprint."""
+"""Replicas have the same fingerprint if their configurations treat entries in the same way."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_however_many_gaps_there_are_none_is_widened_that_is_accepted_or_of_anot
     (opened,) = commit(state, [], window=at(second).window, unread=[at(second, entries=(b"new",))]).opened
     assert {gap.id: gap for gap in state.gaps.find("1") if gap.id != opened.id} == before
     assert (opened.window, opened.kind, opened.is_open) == (at(second).window, UNREADABLE, True)
-    # From then on it is the open one of its kind, and grows.
+    # From then on it is the open gap of its kind, and grows.
     assert not commit(state, [], window=at(second + 4).window, unread=[at(second + 4)]).opened
     (grown,) = [gap for gap in state.gaps.find("1") if gap.id == opened.id]
     assert grown.window == Window(opened.start, at(second + 4).window.end)

@@ -1,4 +1,4 @@
-"""The journal on a real file: a line is committed with what it tells of, or neither is."""
+"""The journal on a real file: a line is committed together with its action, or neither is."""
 
 from __future__ import annotations
 

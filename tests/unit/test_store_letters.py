@@ -1,4 +1,4 @@
-"""Dead letters in the state: their books, which see a loss, and how hundreds of thousands of them are gone through."""
+"""Dead letters in the state: their books, which show a loss, and how hundreds of thousands of them are processed."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_an_older_state_is_upgraded_to_books_that_balance(directory: Path) -> No
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         migrate(connection, until=2)
-        for name, dead in (("none", 0), ("purged", 5), ("again", 0)):  # `again` was forgotten, and came back
+        for name, dead in (("none", 0), ("purged", 5), ("again", 0)):  # `again` was forgotten, then added again
             connection.execute(
                 "INSERT INTO sinks (name, type, segment, position, assigned, dead, ledger_id) VALUES (?, 'file', 0, 0, ?, ?, 0)",
                 (name, dead, dead),
@@ -118,13 +118,13 @@ def test_an_older_state_is_upgraded_to_books_that_balance(directory: Path) -> No
 
 
 def statements_of(state: State) -> list[str]:
-    """What SQLite is asked to do from now on, a word each."""
+    """The first words of the statements that SQLite runs from now on."""
     said: list[str] = []
     before = ""
 
     def note(sql: str) -> None:
         nonlocal before
-        if sql != before:  # Python shows a statement once more for each of its triggers
+        if sql != before:  # Python reports a statement again for each of its triggers
             said.append(sql.split(maxsplit=1)[0])
         before = sql
 
@@ -192,7 +192,7 @@ def test_a_piece_of_large_letters_is_as_small_as_their_bytes_ask_for(
     refuse(state, *range(6))
     said = statements_of(state)
     assert state.dead_letters.purge(state.dead_letters.find()) == 6
-    assert largest_transaction(said, "DELETE") == 2  # of 7 bytes each
+    assert largest_transaction(said, "DELETE") == 2  # each letter has 7 bytes
 
 
 @pytest.mark.usefixtures("in_small_pieces")

@@ -1,4 +1,4 @@
-"""The delivering half of the state on a real file: who waits for what, and what becomes of it."""
+"""The delivering half of the state on a real file: which sink waits for which events, and what happens to them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_batch_holds_what_waits_in_order_and_says_whether_there_is_more(state:
         (5, 40, [1, 2, 3, 4, 5]),
         (4, 1000, [1, 2, 3, 4]),
         (1, 1000, [1]),
-        (10, 39, [1, 2, 3, 4]),  # each takes 8 bytes, its newline included
+        (10, 39, [1, 2, 3, 4]),  # each takes 8 bytes, including its newline
         (10, 16, [1, 2]),
         (10, 1, [1]),  # always at least one
     ],
@@ -108,7 +108,7 @@ def test_a_sink_added_later_begins_with_what_is_collected_from_then_on(state: St
     assert (waiting(state, "out"), waiting(state, "late")) == ([1, 2], [2])
     settle(state, "out", 2, now=NOW)
     settle(state, "late", 1, now=NOW)
-    state.outbox.register("later", "file")  # behind segments that are gone already
+    state.outbox.register("later", "file")  # after segments that are deleted already
     commit(state, events(3))
     assert waiting(state, "later") == [3]
     assert [sink.assigned for sink in state.outbox.sinks()] == [2, 1, 3]  # late, later, out
@@ -211,7 +211,7 @@ def test_what_waited_for_a_forgotten_sink_alone_is_deleted(state: State) -> None
 
 
 def test_nothing_is_held_for_nobody_when_the_last_sink_is_forgotten(state: State) -> None:
-    # It would keep the outbox full for ever, and so collecting paused: no sink to come has anything to do with it.
+    # Otherwise the outbox stays full and collecting stays paused. Sinks that are added later do not need these events.
     commit(state, events(1, 2))
     assert state.outbox.forget("out")
     state.outbox.register("new", "file")

@@ -1,4 +1,4 @@
-"""Pruning: rows of the ledger go away in small pieces, their numbers stay, and space goes back to the disk in steps."""
+"""Pruning: rows of the ledger are deleted in small pieces, their counts stay, and the disk space is freed in steps."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_pruned_rows_go_away_piece_by_piece_and_their_numbers_stay(state: State)
         hour: count.collected for hour, count in before.items()
     }
     assert sum(count.forgotten for count in after.values()) == 2 * (HOURS - 1)
-    # A part of a day, and a day to which more comes later.
+    # A part of a day, and a day that gets more entries later.
     assert list(state.contracts.counts("1", START + 2 * HOUR, START + 4 * HOUR)) == [START + 2 * HOUR, START + 3 * HOUR]
     commit(state, [event(9999, START)], window=Window(end - 60, end), now=START)
     state.prune(HOUR, 600, end)
@@ -232,7 +232,7 @@ def test_what_was_added_lately_to_an_old_hour_is_not_forgotten(state: State) -> 
     collect(state, 10)
     end = START + 10 * HOUR
     late, old = event(999, START + 30), event(2, START + HOUR)
-    commit(state, [late], now=end, advance=False)  # of the first hour, and shown only now
+    commit(state, [late], now=end, advance=False)  # of the first hour, but shown late
     state.prune(2 * HOUR, 600, end + 60)
     assert state.contracts.unseen("1", [late, old]) == [old]
 

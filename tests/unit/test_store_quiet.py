@@ -1,4 +1,4 @@
-"""Polls that bring nothing new: what they cost, that what is remembered is looked at again, and that nothing is lost by it."""
+"""Polls that bring nothing new: their cost, that values in memory are checked again, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def two(opened: Callable[[], Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def poll(state: State, contract: str, *new: int, window: Window = FIRST_MINUTE) -> None:
-    """Collect a window as a poll does, and note that it went well."""
+    """Collect a window as a poll does, and record the success."""
     found = events(*new)
     state.outbox.size(below=10**9)
     with claimed(state, contract) as claim:
@@ -50,7 +50,7 @@ def row(state: State, contract: str = "1") -> Any:
 
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The statements that were carried out, without BEGIN, limits and COMMIT."""
+    """The executed statements, without BEGIN, limits and COMMIT."""
     found: list[str] = []
     real = Connection.execute
 
@@ -147,7 +147,7 @@ def test_a_quiet_poll_of_a_contract_that_another_replica_took_writes_nothing(two
 
 @postgres
 def test_what_a_failover_took_back_is_not_covered_by_a_quiet_poll(two: tuple[Any, Any]) -> None:
-    """The ledger has lost an entry that this replica remembers: it must be read again, and stored again."""
+    """The ledger lost an entry that this replica has in memory. It must be read and stored again."""
     one, _ = two
     commit(one, events(1))
     before = one.contracts.get("1")
@@ -183,18 +183,18 @@ def test_what_another_replica_collected_meanwhile_is_asked_for_again(two: tuple[
 
 @pytest.fixture
 def locked(two: tuple[Any, Any]) -> Iterator[None]:
-    """The row of contract 1 is in a transaction that somebody left open."""
+    """The row of contract 1 is locked by an open transaction."""
     with two[0]._database.connect() as somebody:
         schema = two[0]._database.schema
         somebody.execute("BEGIN")
-        somebody.execute(f"SELECT 1 FROM {schema}.contracts WHERE contract = '1' FOR UPDATE")  # noqa: S608 - of the test
+        somebody.execute(f"SELECT 1 FROM {schema}.contracts WHERE contract = '1' FOR UPDATE")  # noqa: S608 - the test's own name
         yield
 
 
 @postgres
 def test_a_contract_that_somebody_has_locked_holds_up_no_other(two: tuple[Any, Any], locked: None) -> None:
-    # All quiet polls were written with one statement, which waited for that row: nothing of the replica was polled any more, and
-    # it gave no contract to another one.
+    # One statement wrote all quiet polls, and it waited for that row. The replica then polled nothing, and gave no contract to
+    # another one.
     one, other = two
     for contract in ("1", "2", "3"):
         poll(one, contract, window=Window(START, START + 120))

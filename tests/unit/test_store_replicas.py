@@ -1,4 +1,4 @@
-"""Two replicas on one state in PostgreSQL: who holds what, and what a replica that lost it can still do: nothing."""
+"""Two replicas on one state in PostgreSQL: who holds what. A replica that lost something can do nothing with it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def two(opened: Callable[[], Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def expire(state: Any) -> None:
-    """Let the lease of a replica end, as when it stood still for too long."""
+    """Let the lease of a replica end, as if it was paused for too long."""
     query = "UPDATE replicas SET expires_at = clock_timestamp() - interval '1 second' WHERE token = %s"
     state._database.write(lambda connection: connection.execute(query, (state._joined().token,)))
 
 
 def let_time_pass(replica: Any) -> None:
-    """As if what is free had been so for longer than a lease."""
+    """Make free contracts count as free for longer than a lease."""
     replica._free_since = dict.fromkeys(replica._free_since, -1e9)
 
 
@@ -67,7 +67,7 @@ def test_nobody_holds_a_state_that_is_not_there_yet(postgres_stores: Any) -> Non
 def test_when_a_state_was_created_is_told_by_the_clock_of_the_database(
     postgres_stores: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("time.time", lambda: 1e9)  # of a machine whose clock is years behind
+    monkeypatch.setattr("time.time", lambda: 1e9)  # the clock of this machine is years behind
     state = postgres_stores.open("run")
     assert state.overview().created_at == pytest.approx(state.shared_now(), abs=60)
 
@@ -96,7 +96,7 @@ def test_a_reload_is_known_to_the_others_with_the_next_sign_of_life(two: tuple[A
     other.adopt_config(changed)
     other._joined().renew()
     assert one.overview().replica_troubles() == []
-    # One that lost its lease, or gave back all it held, begins anew with the same.
+    # A replica that lost its lease, or released everything, starts again with the same configuration.
     expire(one)
     one._joined().renew()
     other.close()
@@ -119,7 +119,7 @@ def test_what_a_reload_leaves_out_is_taken_by_replicas_that_want_it(two: tuple[A
 
 
 def test_what_was_collected_of_a_contract_that_is_not_polled_any_more_is_delivered(two: tuple[Any, Any]) -> None:
-    # Nobody held a contract that the configuration left out, so what waited of it stayed in the outbox for ever.
+    # Nobody held a contract that the configuration left out, so its waiting events stayed in the outbox for ever.
     one, other = two
     for state in two:
         state.contracts.share(CONTRACTS)
@@ -157,7 +157,7 @@ def test_a_contract_that_is_held_only_to_be_delivered_goes_to_who_polls_it(two: 
 def test_a_sink_that_one_replica_could_not_send_to_waits_no_more_when_another_one_has_sent_all_of_it(
     two: tuple[Any, Any],
 ) -> None:
-    # Parked with the key of a replica that is gone, it was shown as parked for ever, while all was delivered.
+    # A sink that was parked with the key of a former replica was shown as parked for ever, although everything was delivered.
     one, other = two
     for state in (one, other, one, other):
         state.contracts.share(CONTRACTS)
@@ -170,7 +170,7 @@ def test_a_sink_that_one_replica_could_not_send_to_waits_no_more_when_another_on
     places[0].postpone(3, NOW + 1, NOW + 60, "HTTP 401", parked_at=NOW + 1)
 
     def deliver(number: int) -> bool:
-        """What waits at the other one. Returns: whether the sink is said to be parked still."""
+        """Deliver the events of the other replica. Returns: whether the sink still counts as parked."""
         batch_of(places[1])
         places[1].settle(1, now=NOW)
         (row,) = other.outbox.sinks()
@@ -204,7 +204,7 @@ def test_a_try_that_is_asked_for_on_a_machine_whose_clock_is_ahead_is_due_where_
 
 
 def test_who_wants_no_share_leaves_all_to_those_who_do(two: tuple[Any, Any]) -> None:
-    # Half of the contracts were held by nobody while a repair read its few, or while a replica had no list of contracts yet.
+    # Half of the contracts had no holder while a repair read its few contracts, or a replica had no list of contracts yet.
     one, other = two
     other.outbox.take("out")  # it has joined
     assert one.contracts.share(CONTRACTS) == CONTRACTS
@@ -260,7 +260,7 @@ def test_who_reads_without_a_share_has_what_nobody_has_until_it_is_done(two: tup
 
 
 def test_a_database_that_takes_no_writes_says_so_also_where_nothing_is_to_be_shared_out(two: tuple[Any, Any]) -> None:
-    # Else the job that shares worked on a standby, and the daemon took the state for available again.
+    # Otherwise the sharing job succeeded on a standby, and the daemon treated the state as available again.
     one, _ = two
     one.contracts.share(CONTRACTS)
     replica = one._joined()
@@ -280,7 +280,7 @@ def test_a_contract_in_somebodys_hand_is_given_back_later(two: tuple[Any, Any]) 
 
 
 def test_what_is_too_much_is_given_back_though_there_is_always_something_to_do(two: tuple[Any, Any]) -> None:
-    # Whenever it was looked at, a poll or a batch had it in hand: the newcomer never got its share.
+    # At every check, a poll or a batch held the contracts: a new replica never got its share.
     one, other = two
     one.contracts.share(CONTRACTS)
     for number, contract in enumerate(CONTRACTS):
@@ -304,7 +304,7 @@ def test_what_is_too_much_is_given_back_though_there_is_always_something_to_do(t
 def test_what_is_given_back_while_a_batch_is_read_is_not_in_that_batch(
     two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The contract was the other replica's by the time it was sent: at sinks without keys it showed twice.
+    # The contract belonged to the other replica when the batch was sent, so sinks without keys showed its events twice.
     one, other = two
     one.contracts.share(CONTRACTS)
     for number, contract in enumerate(CONTRACTS):
@@ -411,7 +411,7 @@ def test_of_a_batch_what_is_still_held_is_settled_and_the_rest_is_sent_by_the_ot
 
 
 class AnswerLost:
-    """The connection breaks when COMMIT was carried out, before its answer comes."""
+    """The connection breaks after COMMIT was executed and before its answer arrives."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_armed = True
@@ -461,7 +461,7 @@ def test_when_the_answer_to_a_settling_is_lost_the_same_call_finds_that_it_is_do
 
 
 def fail_over(state: Any) -> None:
-    """As after a failover to a standby that lacked all that was committed."""
+    """Lose all commits, as after a failover to a standby that lacked them."""
 
     def lose(connection: Any) -> None:
         for table in ("segments", "ledger", "places", "dead_letters", "letter_books"):
@@ -481,7 +481,7 @@ def test_a_number_that_comes_again_with_other_content_is_not_settled_for_the_old
     place = one.outbox.take("out")
     batch_of(place)
     fail_over(one)
-    with pytest.raises(LeaseLostError):  # what it remembers of the contract is not so any more
+    with pytest.raises(LeaseLostError):  # what it has in memory about the contract is outdated
         commit(one, events(1, 2))
     commit(one, events(1, 2))
     with pytest.raises(LeaseLostError):
@@ -562,7 +562,7 @@ def test_old_rows_of_the_ledger_are_packed_and_still_known(two: tuple[Any, Any])
     assert one.contracts.unseen("1", events(*range(21))) == events(20)
 
 
-# What one replica has locked when it stands still
+# The locks of a replica that is paused
 
 
 def test_a_lock_on_a_sink_keeps_no_contract_from_being_collected(two: tuple[Any, Any], postgres_server: Any) -> None:

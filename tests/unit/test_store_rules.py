@@ -1,4 +1,4 @@
-"""The rules of a state that need no state: books, rows, gaps, segments, the days of the ledger. Values in, values out."""
+"""The rules of a state as pure functions: books, rows, gaps, segments, the days of the ledger."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_copy_differs_only_in_what_a_copy_does_not_keep() -> None:
 def test_late_is_what_lies_before_the_watermark_and_in_no_span_that_is_still_to_be_read(
     seconds: Sequence[int], read: dict[str, Any], expected: tuple[int, int]
 ) -> None:
-    """A span of a repair from 20 to 40 and one of no repair from 30 to 40."""
+    """There are two spans: one of a repair from 20 to 40, and one of a backfill from 30 to 40."""
     spans = [Range(1, "1", Window(20, 40), "repair"), Range(2, "1", Window(30, 40), "backfill")]
     unseen = [event(number, second) for number, second in enumerate(seconds)]
     untimed = event(99, 5, is_timed=False)

@@ -1,4 +1,4 @@
-"""A state in which a value is not what it was: found when it is opened or looked at, before anything is made of it."""
+"""A state in which a value was changed: this is found when the state is opened or read, before the value is used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def columns_of(path: Path) -> list[tuple[str, str]]:
 
 
 def with_an_archive(state: State) -> None:
-    """A row in each of its tables."""
+    """Add a row to each table of an archive."""
     head = state.archives.begin("archive", START)
     packed = pack([entry(1, 0)], head.number + 1, b"".join)
 
@@ -85,7 +85,7 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
             raw.create_function("crc32", 1, lambda text: 4711, deterministic=True)
             kind = raw.execute(f"SELECT typeof({column}) FROM {table}").fetchone()[0]  # noqa: S608 - the same
             odd = "'text'" if kind == "blob" else "x'41'"
-            with suppress(sqlite3.IntegrityError):  # a row's number, of which SQLite itself takes care
+            with suppress(sqlite3.IntegrityError):  # a row's number: SQLite itself checks it
                 raw.execute(f"UPDATE {table} SET {column} = {odd}")  # noqa: S608 - names of our own schema
             if raw.total_changes == 0:
                 continue

@@ -1,4 +1,4 @@
-"""Troubles of the state that pass by themselves, told apart from those that need a person."""
+"""Problems of the state that end by themselves are distinguished from those that need a person."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.backends("sqlite")
 
 @pytest.fixture
 def locked(state: State, directory: Path) -> Iterator[sqlite3.Connection]:
-    """Another program that has the state locked, until it rolls back."""
+    """The connection of another program that locks the state until it rolls back."""
     with closing(sqlite3.connect(directory / "fetch.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield other

@@ -1,4 +1,4 @@
-"""Programs of different versions on one database: which of them may write, and how one changes the tables beside the others."""
+"""Programs of different versions on one database: which of them may write, and how one changes the tables while others run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _schemas = count()
 
 
 class Site:
-    """A schema of its own, and programs that use it."""
+    """A new schema, and programs that use it."""
 
     def __init__(self, server: Server, directory: Path) -> None:
         self.server = server
@@ -31,7 +31,7 @@ class Site:
         self._directory = directory
 
     def stores(self) -> Any:
-        """As a program that starts."""
+        """The states, as a starting program opens them."""
         values = {"IONOS_POLLER_STATE__URL": self.server.url(), "IONOS_POLLER_STATE__SCHEMA": self.schema}
         return stores_of(load(None, values, state_dir=self._directory))
 
@@ -52,7 +52,7 @@ def site(postgres_server: Server, tmp_path: Path) -> Site:
 
 @pytest.fixture
 def running(site: Site) -> Iterator[Any]:
-    """A replica that works, with an event that waits for a sink."""
+    """A working replica, with events that wait for a sink."""
     state = enrolled(site.stores().open("run"))
     state.contracts.share(["1"])
     commit(state, events(1, 2))
@@ -61,12 +61,12 @@ def running(site: Site) -> Iterator[Any]:
 
 
 def next_version(monkeypatch: pytest.MonkeyPatch, script: str, *, needs: int = 1) -> None:
-    """Have programs that start from now on know one version more."""
+    """Give programs that start from now on one more version of the schema."""
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, schema.Migration(script, needs)))
     monkeypatch.setattr(schema, "SCHEMA_VERSION", len(schema.MIGRATIONS))
 
 
-# A schema too new is never written to
+# A schema that is too new is never written
 
 WRITES: dict[str, Callable[[Any], object]] = {
     "collect": lambda state: commit(state, events(3)),
@@ -169,7 +169,7 @@ def test_who_reads_a_table_for_long_delays_the_new_version_and_not_the_old_one(
 ) -> None:
     next_version(monkeypatch, f"ALTER TABLE {table} ADD COLUMN something uuid")
     with site.session() as dump:
-        dump.execute(f"SELECT count(*) FROM {table}")  # noqa: S608 - our own names; as pg_dump has it, for hours
+        dump.execute(f"SELECT count(*) FROM {table}")  # noqa: S608 - our own names; pg_dump holds this lock for hours
         starting: list[StateError] = []
 
         def start() -> None:
@@ -204,7 +204,7 @@ def test_another_program_that_changes_the_tables_is_waited_for_and_then_told_of(
 
 
 def test_a_replica_of_an_earlier_version_is_counted_where_contracts_are_shared_out(site: Site, running: Any) -> None:
-    # It writes its row as it knows it: it always wants its share.
+    # Its row lacks the column `shares`, so it counts as one that wants its share.
     site.sql(
         "INSERT INTO $.replicas SELECT gen_random_uuid(), use_id, 'old', 7, '0', '', since, seen_at, expires_at FROM $.replicas"
     )

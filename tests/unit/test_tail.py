@@ -1,6 +1,6 @@
-"""An API that does not serve the newest: a query that ends in its own future, or before it has settled, is refused or fails.
+"""An API that does not serve the newest entries: a query fails or is refused if its end is in the API's future or too recent.
 
-That is no gap, and stops nothing: what is older is collected, the watermark goes as far, and a poll costs little more.
+That makes no gap and stops nothing: older entries are collected, the watermark moves up to them, and a poll costs little more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ERRORS: dict[str, Callable[[], PollerError]] = {
 
 
 class Api(Log):
-    """An entry every 5 s. `behind`: how long before the true time a query has to end; `bad` is refused as well."""
+    """An API with an entry every 5 s. `behind`: how long before the true time a query must end. `bad` is refused as well."""
 
     def __init__(self) -> None:
         super().__init__("1")
@@ -58,7 +58,7 @@ class Place:
     def __init__(self, state: State) -> None:
         self.state = state
         self.api = Api()
-        self.ahead = 0.0  # our clock
+        self.ahead = 0.0  # how far our clock is ahead of the API's
         self.delivered: set[int] = set()
         self.config = Config()
 
@@ -82,14 +82,14 @@ class Place:
         return Prepared(events)
 
     def poll(self) -> tuple[PollResult, int]:
-        """A poll, and how many requests it took. Then an interval passes."""
+        """Poll, and then let an interval pass.  Returns: the result, and the number of requests."""
         before = self.api.requests
         poll = self.collector.collect("1")
         self.api.now += EVERY
         return poll, self.api.requests - before
 
     def readable(self, polls_ago: int) -> set[int]:
-        """The entries since the beginning that could be read so many polls ago."""
+        """The entries since the beginning that could be read `polls_ago` polls ago."""
         end = self.api.now - EVERY * (1 + polls_ago) - self.api.behind
         return {second for second in self.api.seconds["1"] if SINCE <= second < int(end) - 1}
 
@@ -114,7 +114,7 @@ UNSETTLED = [(0, 30), (0, 70), (0, 550), (20, 30)]
 @pytest.mark.parametrize(
     ("error", "ahead", "behind"),
     [(error, *case) for error in ERRORS for case in FUTURE]
-    # What is denied of all that is new is denied to the account, and no more is asked for.
+    # If everything new is denied (403), it is denied to the account, and no further requests are made.
     + [(error, *case) for error in ERRORS for case in UNSETTLED if error != "403"],
 )
 def test_what_the_api_does_not_serve_yet_is_no_gap_and_stops_nothing(

@@ -1,4 +1,4 @@
-"""Tokens that expire: told in time, told again, and shown until they leave."""
+"""Tokens that expire: they are reported in time and again later, and shown until they are removed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOUR, DAY = 3600.0, 86_400.0
 
 
 class Watch:
-    """A watch, by a clock and on tokens that a test changes."""
+    """A watch, with a clock and tokens that a test changes."""
 
     def __init__(self, **expiries: float) -> None:
         self.now = NOW

@@ -1,4 +1,4 @@
-"""A transfer ends when one of its parts fails, whatever the failure is."""
+"""A transfer ends if one of its parts fails, with any kind of failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from poller.pipeline.transfer import Transfer
 
 
 class Deliverer:
-    """Has nothing to deliver, or fails at it."""
+    """A deliverer that has nothing to deliver, or fails."""
 
     refusal, sink_name = "", "out"
 
@@ -27,13 +27,13 @@ class Deliverer:
         return StepResult(0, None)
 
     def finish(self) -> None:
-        """Nothing is left to settle."""
+        """Does nothing: nothing is left to settle."""
 
     def hold(self, error: Exception) -> float:
         return 10.0
 
     def abandon(self) -> None:
-        """Its place is given back."""
+        """Does nothing: there is no place to release."""
 
 
 class Collector:
@@ -70,7 +70,7 @@ def test_what_the_last_window_brought_is_delivered_though_collecting_ends_during
     outbox: list[str] = []
 
     class Late(Deliverer):
-        """Looks into the outbox before the last window is committed, and is told of it only when collecting is over."""
+        """Reads the outbox before the last window is committed, and delivers that window only after collecting has ended."""
 
         steps = 0
 

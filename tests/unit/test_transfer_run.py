@@ -1,4 +1,4 @@
-"""One run of a transfer, with fakes on both sides: who is woken, what ends it, and what it gives."""
+"""One run of a transfer, with fakes on both sides: which parts are woken, what ends it, and its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WINDOW = Window(0, 60)
 
 
 class Deliverer:
-    """Takes steps that a test gives, and afterwards has nothing to do. Remembers how it was asked."""
+    """A deliverer with the steps of a test; after those it has nothing to do. It records the arguments of its calls."""
 
     def __init__(self, *steps: StepResult | Callable[[], StepResult], name: str = "out") -> None:
         self.sink_name, self.refusal = name, ""
@@ -35,7 +35,7 @@ class Deliverer:
         return step() if callable(step) else step
 
     def finish(self) -> None:
-        """Nothing was taken that is not settled."""
+        """Does nothing: nothing is left to settle."""
 
     def abandon(self) -> None:
         self.is_abandoned = True
@@ -288,7 +288,7 @@ def test_an_output_that_is_gone_ends_it_where_it_is_the_only_one(others: int) ->
 
 
 def test_of_two_failures_the_first_one_is_told_and_what_was_not_begun_is_not() -> None:
-    """As many fail at once as are collected at once; the first one before the others."""
+    """All contracts that are collected at the same time fail. Contract 0 fails before the others."""
     first = threading.Event()
     begun: list[str] = []
     counting = threading.Lock()

@@ -1,4 +1,4 @@
-"""HTTP: foreign exceptions translated, answers capped in size and time, tokens kept at home, rates kept."""
+"""HTTP: foreign exceptions are translated, answers limited in size and time, tokens sent to their own host only, rates kept."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server(ThreadingHTTPServer):
-    """Loopback HTTP that answers as `answer` says, and keeps what it was asked."""
+    """A server on loopback that answers with `answer`, and records its requests."""
 
     daemon_threads = True
 
@@ -66,7 +66,7 @@ class Server(ThreadingHTTPServer):
                 server.seen.append((self.command, self.path, headers, body))
                 try:
                     server.answer(self)
-                except ConnectionError:  # the client has seen enough
+                except ConnectionError:  # the client closed the connection early
                     self.close_connection = True
 
             do_GET = do_POST = do_CONNECT = handle_any  # noqa: N815  # the names are the library's
@@ -77,7 +77,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has seen enough is no news."""
+        """Ignore clients that close the connection early."""
 
     @property
     def url(self) -> str:
@@ -326,7 +326,7 @@ def test_a_proxy_that_cannot_be_used_is_told_in_words(proxy: str, words: str) ->
 
 
 class Failing(BaseAdapter):
-    """Raises while a request is sent, or while its answer is read."""
+    """An adapter that raises while a request is sent, or while its answer is read."""
 
     def __init__(self, error: Exception, *, while_reading: bool) -> None:
         super().__init__()
@@ -353,7 +353,7 @@ class Failing(BaseAdapter):
 
 
 def exceptions_of(*modules: ModuleType) -> list[type[Exception]]:
-    """Every exception class that the libraries define in these modules, warnings left out."""
+    """Every exception class that the libraries define in these modules, without warnings."""
     classes = {
         value
         for module in modules
@@ -367,7 +367,7 @@ def exceptions_of(*modules: ModuleType) -> list[type[Exception]]:
 
 
 def instance(kind: type[Exception]) -> Exception:
-    """One of them, with as many arguments as it insists on; bare where it insists on more than texts."""
+    """An exception of a class, with as many texts as its constructor needs. If texts do not suffice, only `__new__` is called."""
     for count in range(6):
         try:
             return kind(*("canary",) * count)
@@ -401,7 +401,7 @@ def test_every_foreign_exception_becomes_one_of_ours(kind: type[Exception], whil
 
 
 def test_what_breaks_while_a_refusal_is_handled_is_told_as_what_it_is(transport: Transport) -> None:
-    with socket.socket() as taken:  # bound, and nobody listens
+    with socket.socket() as taken:  # bound, but nothing listens
         taken.bind(("127.0.0.1", 0))
         try:
             raise RejectedError("refused before")
@@ -465,7 +465,7 @@ def caused(error: BaseException, cause: BaseException) -> Any:
 
 
 def of_tls(**attributes: str) -> Any:
-    """What comes of an error of OpenSSL's, which has such attributes."""
+    """The translation of an error of OpenSSL with these attributes."""
     root = ssl.SSLError(1, "canary")
     for name, value in attributes.items():
         setattr(root, name, value)
@@ -696,7 +696,7 @@ def test_a_body_that_counts_is_waited_for(server: Server, monkeypatch: pytest.Mo
 
     def pause(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(headed(b"part", "Content-Length: 13"))
-        time.sleep(0.1)  # the pause itself: an answer whose body comes late
+        time.sleep(0.1)  # the body comes late on purpose
         handler.wfile.write(b" and rest")
 
     server.answer = pause
@@ -755,7 +755,7 @@ def test_how_long_an_answer_took_is_told_in_two_parts(
 
     def steady_clock() -> float:
         seconds = now
-        if is_answered:  # the body comes when it was read that the head is there
+        if is_answered:  # the body is sent only after the head was read
             is_head_read.set()
         return seconds
 

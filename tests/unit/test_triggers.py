@@ -1,4 +1,4 @@
-"""When jobs are due: also where the clock was set while the daemon ran."""
+"""When jobs are due, also if the clock was set while the daemon ran."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
 def due_times(trigger: Every, first: datetime, now: datetime) -> list[datetime]:
-    """The due times that the scheduler walks through at `now`, as it does, and the one it then plans."""
+    """The due times that the scheduler goes through at `now`, and the next one, which it then plans."""
     found = [first]
     while found[-1] <= now and len(found) < 100:
         found.append(trigger.get_next_fire_time(found[-1], now))
@@ -49,5 +49,5 @@ def test_contracts_found_together_are_polled_apart_from_the_second_poll_on() -> 
     assert 6 <= min(seconds) <= max(seconds) <= 60
     trigger = Every(60, is_spread=True)
     second = trigger.get_next_fire_time(NOW, NOW)
-    assert trigger.get_next_fire_time(NOW, NOW) == second  # the scheduler asks twice, and goes by the second answer
+    assert trigger.get_next_fire_time(NOW, NOW) == second  # the scheduler asks twice and uses the second answer
     assert trigger.get_next_fire_time(second, second) == second + timedelta(seconds=60)

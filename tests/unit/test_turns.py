@@ -1,4 +1,4 @@
-"""Which contract asks next, where some of them hang. Time is a number."""
+"""Which contract asks next if some of them hang. Time is a number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from poller.core.turns import PATIENCE_SECONDS, Turns
 
 
 def begin(turns: Turns, contract: str, now: float = 0.0) -> object | None:
-    """A ticket whose turn it is; None when it would have to wait, and then it waits no longer."""
+    """A ticket whose turn it is. If it would have to wait, it leaves the queue, and the result is None."""
     ticket = object()
     turns.queue_up(ticket, contract)
     if turns.wait_seconds(ticket, now):

@@ -1,4 +1,4 @@
-"""Closing a batch whose digest is lost: it is named and kept, the chain goes on behind it, and the archive verifies as before."""
+"""Closing a batch whose digest is lost: it is named and kept, the chain goes on after it, and the archive verifies as before."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = 1_767_300_000
 
 
 class Lasting(MemoryPlace):
-    """Deletes nothing: its key may not, or what is there is locked."""
+    """A place that deletes nothing: its key lacks the right, or the objects are locked."""
 
     def delete(self, key: str) -> None:
         raise PlaceError("AccessDenied", is_refused=True)
@@ -41,7 +41,7 @@ def written(batches: int) -> tuple[Lasting, Writer]:
 
 
 def killed(*, without: tuple[str, ...]) -> tuple[Lasting, Writer]:
-    """An archive of two digests, and what a third batch has left when its writer was killed."""
+    """An archive of two digests, and the objects of a third batch whose writer was killed."""
     place, writer = written(2)
     whole, _ = written(3)
     kinds = {"digest": digest_key(3), "signature": signature_key(3)}
@@ -53,7 +53,7 @@ def killed(*, without: tuple[str, ...]) -> tuple[Lasting, Writer]:
 
 @pytest.fixture
 def sink_of(tmp_path: Path) -> Any:
-    """Makes a sink that signs with the archive's key."""
+    """A function that makes a sink that signs with the archive's key."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 

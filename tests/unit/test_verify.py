@@ -1,4 +1,4 @@
-"""Verifying an archive: what the report says of it, and each thing that may be wrong with what lies there."""
+"""Verifying an archive: the content of the report, and each possible fault of the stored objects."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def objects_of(place: MemoryPlace, number: int = 1) -> list[str]:
 
 
 def with_content(content: bytes, **counts: int) -> tuple[MemoryPlace, str]:
-    """An archive of one object that is what its digest names, whatever is in it."""
+    """An archive of one object with any content that matches its digest."""
     place = MemoryPlace()
     Writer(place, None).write([entry(1, 0)])
     digest = decode(place.objects[digest_key(1)])
@@ -110,7 +110,7 @@ def with_content(content: bytes, **counts: int) -> tuple[MemoryPlace, str]:
 
 
 class Late(MemoryPlace):
-    """A place that does not list yet what has one of these in its key."""
+    """A place that does not list objects yet if `late` has a part of their key."""
 
     late: tuple[str, ...] = ()
 
@@ -139,7 +139,7 @@ def test_what_a_storage_has_and_lists_late_is_not_missing(late: tuple[str, ...])
     report = verify(place, known, signer())
     assert (report.findings, report.digests, report.entries) == ([], 5, verify(MemoryPlace(place.objects)).entries)
     assert [number for number, _, _ in digests_of(place)] == [1, 2, 3, 4, 5]
-    # What is missing is missing.
+    # A missing object is reported all the same.
     del place.objects[digest_key(4)]
     ends_early = any(part in digest_key(5) for part in late)
     findings = {found.where: found.message for found in verify(place, known, signer()).findings}
@@ -318,7 +318,7 @@ def test_a_draft_that_a_kill_left_is_no_finding() -> None:
 
 
 class Failing(MemoryPlace):
-    """A place where some objects cannot be read, and which remembers how much of each was asked for."""
+    """A place where some objects cannot be read. It records how many bytes of each were requested."""
 
     def __init__(self, objects: Mapping[str, bytes], failing: Callable[[str], bool], **kind: bool) -> None:
         super().__init__(objects)
@@ -379,7 +379,7 @@ def test_an_object_that_cannot_be_read_is_a_finding_by_its_name_and_the_rest_goe
     found = {row.where: row.message for row in verify(place, key=signer()).findings if batch_of(row.where) != 1}
     assert {key: found.pop(key) for key in keys} == dict.fromkeys(keys, "cannot be read: why (what to do)")
     assert "SHA-256" in found.pop(flipped)
-    # Of the digest that cannot be read it is not known what it held: the counts of the next do not fit.
+    # The content of the unreadable digest is unknown, so the counts of the next digest may not match.
     assert set(found) <= {digest_key(2)}
 
 
@@ -447,7 +447,7 @@ def test_a_directory_that_cannot_be_listed_is_a_finding() -> None:
     place, _ = archive_of(1)
     place.objects["data/contract=9/"] = b""
     assert verify(place).findings == [("data/contract=9/", "is a directory that cannot be read")]
-    place.objects["data/contract=9/"] = b"x"  # in a bucket that is a name like any other
+    place.objects["data/contract=9/"] = b"x"  # in a bucket this name is an object like any other
     assert verify(place).findings == [("data/contract=9/", "is no part of the archive: no digest names it")]
 
 

@@ -1,4 +1,4 @@
-"""The judge of what pip-audit says; the outputs are its own, of version 2.10."""
+"""The judgement of the outputs of pip-audit. The outputs are real ones, of version 2.10."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_each_vulnerability_is_told_and_is_a_failure():
 
 
 def test_an_index_that_knows_nothing_has_checked_nothing():
-    # pip-audit itself says: exit 0, "No known vulnerabilities found".
+    # Here pip-audit exits with 0 and "No known vulnerabilities found".
     verdict = judge(answer(UNKNOWN, UNKNOWN), "No known vulnerabilities found\n")
     assert verdict == (False, (f"{NOT_CHECKED}the index knows none of the 2 packages",))
 

@@ -26,7 +26,7 @@ from poller.core.windows import (
         (1000, 1000, 1060, 600, Window(1000, 1060)),  # the first poll: nothing before the origin
         (2000, 1000, 2060, 600, Window(1400, 2060)),
         (1300, 1000, 1360, 600, Window(1000, 1360)),
-        (2000, 1000, 2000, 600, Window(1400, 2000)),  # no second has passed: the overlap is read all the same
+        (2000, 1000, 2000, 600, Window(1400, 2000)),  # no second has passed: the overlap is still read
         (2000, 1000, 2000, 0, None),
         (1000, 1000, 1000, 600, None),
         (2000, 1000, 1500, 600, Window(1400, 1500)),  # the clock was set back
@@ -123,7 +123,7 @@ def test_a_window_is_written_as_the_api_wants_its_ends() -> None:
 @pytest.mark.parametrize(
     ("count", "parts", "page_size", "expected"),
     [
-        (10_000, 10, 1000, 11),  # a thousand each would leave half of them a second page with a few entries
+        (10_000, 10, 1000, 11),  # with a thousand each, half of them would need a second page for a few entries
         (10_000, 12, 1000, 12),
         (10_000, 40, 1000, 40),  # never fewer than asked for
         (9_000, 10, 1000, 10),  # nine tenths of a page
@@ -131,7 +131,7 @@ def test_a_window_is_written_as_the_api_wants_its_ends() -> None:
         (140_000, 100, 1000, 156),  # 1,400 would take two pages; 900 take one
         (180_000, 100, 1000, 100),  # two pages, filled to nine tenths
         (190_000, 100, 1000, 106),
-        (10_000, 3, 1, 3),  # of thousands of pages one does not count
+        (10_000, 3, 1, 3),  # one page among thousands makes no difference
     ],
 )
 def test_a_window_is_split_so_that_few_pages_are_almost_empty(

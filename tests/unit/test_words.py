@@ -1,4 +1,4 @@
-"""What the other side says, as one line that is safe to show: cut, masked and without what was sent, to the character."""
+"""The words of an answer as one line that is safe to show: cut, masked, and without the sent text, to the character."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_of_two_secrets_of_which_one_is_in_the_other_nothing_is_left() -> None:
 
 
 def as_json(text: str, *escaped: str) -> str:
-    """The text as JSON, with some characters escaped that need not be."""
+    """The text as JSON, with unnecessary escapes for some characters."""
     written = json.dumps(text)
     for char in escaped:
         written = written.replace(char, f"\\u{ord(char):04X}")
@@ -110,7 +110,7 @@ def test_of_a_long_body_only_its_beginning_is_looked_at() -> None:
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
-        # Each span of 32 characters is compared; where it is what was sent, the one before may have begun it.
+        # Spans of 32 characters are compared. If one was sent, the span before may contain the beginning, so both are cut.
         ("x" * 32 + "SENT" * 8, "..."),
         ("x" * 64 + "SENT" * 8, "x" * 32 + "..."),
         ("SENT" * 8 + "and more", "..."),
@@ -126,7 +126,7 @@ def test_words_end_where_they_repeat_what_was_sent(said: str, shown: str) -> Non
 
 
 def test_an_error_like_one_in_an_entry_that_was_sent_is_no_echo_of_it() -> None:
-    """An entry of a request that failed holds the answer of an IONOS API, which has the same form as that of our sink."""
+    """The entry of a failed request contains the answer of an IONOS API. An answer of our sink has the same form."""
     error = b'{"httpStatus":403,"messages":[{"errorCode":"311","message":"%s"}]}'
     sent = b'[{"event":{"param":{"error":' + error % b"Forbidden" + b"}}}]"
     assert plain(error % b"the key is revoked", sent=sent) == "311: the key is revoked"
