@@ -42,7 +42,7 @@ class DirectoryPlace:
                     write_whole(descriptor, content)
                     os.fsync(descriptor)
                 except OSError:
-                    partial.unlink(missing_ok=True)  # it would keep the rest of the room from others
+                    partial.unlink(missing_ok=True)  # it would take up the rest of the disk
                     raise
                 finally:
                     os.close(descriptor)
@@ -134,7 +134,7 @@ class DirectoryPlace:
             raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can delete it") from error
 
     def probe(self) -> list[str]:
-        """Write an object and delete it again, with the directories that had to be made for it."""
+        """Write an object and delete it again, and the directories that were made for it."""
         key = f"{PROBES}{os.getpid()}"
         folder = self._path(key).parent
         made = [folder, *takewhile(lambda above: not os.path.lexists(above), folder.parents)]

@@ -150,7 +150,7 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
     except PollerError as error:
         tell(str(error))
         return error.exit_code
-    except (BrokenPipeError, SystemExit):  # rich ends the process if nobody reads its output any more
+    except (BrokenPipeError, SystemExit):  # `rich` raises SystemExit if the reader has closed the pipe
         return EXIT_INCOMPLETE
     except Exception as error:  # noqa: BLE001  # a bad environment, or a bug: committed work is kept, and a traceback does not help a user
         _tell_of_failure(error)
@@ -167,9 +167,7 @@ def _tell_of_failure(error: BaseException) -> None:
     if isinstance(error, OSError) and error.errno in _NO_MORE_FILES:
         tell("too many open files (raise the limit: LimitNOFILE= of systemd, ulimit -n); nothing is lost")
         return
-    if (
-        isinstance(error, FileNotFoundError) and error.filename is None
-    ):  # only the call for the current directory names no file
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # only getcwd() names no file
         tell("the current directory does not exist any more (change to another one); nothing is lost")
         return
     logging.getLogger("poller").debug("program.failed", exc_info=error)

@@ -176,7 +176,7 @@ def forget(settings: Settings, ids: tuple[str, ...], is_all_finished: bool, yes:
     stores = stores_of(config)
     for name in stores.uses():
         if name.endswith(ids):
-            read_use(stores, name)  # or it says why it cannot be read
+            read_use(stores, name)  # an error if it cannot be read
     names = to_forget(read_status(stores).uses, ids, is_all_finished=is_all_finished, may_be_unfinished=yes)
     warn_of_root(stores)
     for name in names:

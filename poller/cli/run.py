@@ -47,9 +47,7 @@ def command(settings: Settings, since: int | None) -> int:
       curl -s localhost:9464/readyz      ready or not, and why
     """
     end_soon_after_a_signal(_END_SECONDS)
-    signal.signal(
-        signal.SIGHUP, signal.SIG_IGN
-    )  # the daemon loads the configuration when it begins, and then handles it
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon loads the configuration and handles it
     while True:
         with restarted_if_it_may_pass():
             config = _load(settings)

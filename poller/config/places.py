@@ -62,7 +62,7 @@ def places(text: str) -> dict[str, int]:
 
 
 def _note(path: str, line: int, found: dict[str, int]) -> None:
-    """Note the line of a path, and of what it implies around it: `[sinks.a]` is also the first line of `sinks`."""
+    """Note the line of a path, and of the tables around it: `[sinks.a]` is also the first line of `sinks`."""
     while path and path not in found:
         found[path] = line
         path = _around(path)

@@ -66,7 +66,7 @@ def error_words_of(answer: Response, secrets: Sequence[str]) -> str | None:
 
 
 def _messages(answer: Response, *, is_marked: bool = False) -> bytes | None:
-    """The messages of an error body of an IONOS API in one line; with `is_marked`, only if it names its status, as theirs do."""
+    """The messages of an error body of an IONOS API in one line; with `is_marked`, only if it has their `httpStatus`."""
     try:
         body = json.loads(answer.body[:_MAX_BODY_BYTES])
         texts = [_message(message) for message in body["messages"][:_MAX_MESSAGES]]

@@ -332,7 +332,7 @@ class Backfill:
                     deliverer.abandon()
 
     def _elsewhere(self) -> Elsewhere:
-        """The events that are `run`'s for these sinks; empty if the order sends them again."""
+        """The events that `run` delivers to these sinks; empty if the order sends them again."""
         return Elsewhere(self._stores, () if self._order.is_again else self._order.sinks, self._poll, self._clock)
 
     def forgotten(self, contracts: Sequence[str], window: Window) -> int:

@@ -1,4 +1,4 @@
-"""What `run` has collected or will collect for the sinks of a backfill, so that they do not get it twice. Changes nothing."""
+"""The events that `run` has collected or will collect for the sinks of a backfill, which must not get them twice. Reads only."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Elsewhere:
         return left.union(event.identity for event in self._expected(self._run, contract, events))
 
     def _expected(self, run: Collected, contract: str, events: Sequence[Event]) -> Sequence[Event]:
-        """The events that `run` has not seen yet and will: at its next poll, or by its next self-audit."""
+        """The events that `run` has not collected, but will: with its next poll or self-audit."""
         row, now, poll = run.contract(contract), self._clock(), self._poll
         if row is None or abs(now - (row.succeeded_at or 0)) > STALE_INTERVALS * poll.interval_seconds:
-            return ()  # nothing polls it now, or by a clock that is ahead
+            return ()  # it is not polled now, or a clock was ahead
         start = row.watermark - poll.overlap_seconds
         if poll.audit_interval_seconds:
             start = min(start, row.audited_at - poll.audit_span_seconds)

@@ -124,13 +124,13 @@ class Collected(Protocol):
         """Those of the events that it has not collected, in the same order."""
 
     def unknown(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
-        """Those of the events that it has never collected, whether it knew the sinks or not."""
+        """The events that it has never collected, even before it knew the sinks."""
 
     def contract(self, contract: str) -> Contract | None:
-        """The contract as it has it; None if it does not know the contract."""
+        """The contract in this state; None if it is not known there."""
 
     def accepted_gaps(self, contract: str) -> Sequence[Window]:
-        """The gaps of a contract that it does not try again."""
+        """The spans of a contract's accepted gaps, which are not tried again."""
 
     def forgotten(self, contract: str, window: Window) -> int:
         """How many entries of the hours that a window touches were pruned, so that only their number is known."""

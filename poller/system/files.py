@@ -228,7 +228,7 @@ def _unwritable(path: Path, error: OSError) -> ConfigError:
 
 
 def create_for_owner_of(directory: Path, name: str) -> None:
-    """Create an empty file with mode 0600 in a directory. What root makes is for the owner of it.  Raises: OSError."""
+    """Create an empty file with mode 0600. If we are root, it belongs to the owner of the directory.  Raises: OSError."""
     descriptor = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         give_to_owner_of(directory, descriptor)
@@ -237,7 +237,7 @@ def create_for_owner_of(directory: Path, name: str) -> None:
 
 
 def give_to_owner_of(directory: Path, descriptor: int) -> None:
-    """Give a file that root made to the owner of a directory, if the file system keeps owners."""
+    """If we are root, give a file to the owner of a directory, as far as the file system has owners."""
     if os.geteuid() == 0:
         with contextlib.suppress(OSError):
             owner = directory.stat()

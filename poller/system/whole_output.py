@@ -1,7 +1,7 @@
-"""What commands print, to stdout or to a file: all of it is written, or the command fails and no half line stays in a file.
+"""Output of commands to stdout or a file: all of it is written, or the command fails and leaves no half line in a file.
 
-Python's own stream drops the rest of a write that ends in the middle if it is told not to buffer (`PYTHONUNBUFFERED`, as in
-our image), and gives up on a pipe that is made not to block.
+Without buffers (`PYTHONUNBUFFERED`, as in our image), Python's own stream drops the rest of an incomplete write. It also fails on
+a pipe that does not block.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class WholeOutput(io.FileIO):
-    """Accepts all that it is given. Nothing more is written after a failure: it would go on in the middle of a line."""
+    """Writes all data, or fails. After a failure it writes no more, because that would begin in the middle of a line."""
 
     def __init__(self, descriptor: int) -> None:
-        """The descriptor stays the caller's to close."""
+        """The caller closes the descriptor."""
         super().__init__(descriptor, "wb", closefd=False)
-        self._unfinished = 0  # bytes at the end that are no whole line yet
+        self._unfinished = 0  # bytes of the last line, if it is not complete
         self._failure: Exception | None = None
 
     def write(self, data: ReadableBuffer) -> int:
@@ -46,8 +46,8 @@ class WholeOutput(io.FileIO):
         raise self._failure from error
 
     def _cut_half_line(self) -> None:
-        """Cut off what we wrote of a line, if it is the end of a regular file."""
-        with suppress(OSError):  # a pipe, a terminal or a device keeps it
+        """Cut off our incomplete line if it is at the end of a regular file."""
+        with suppress(OSError):  # not possible in a pipe, a terminal or a device
             file = os.fstat(self.fileno())
             end = os.lseek(self.fileno(), 0, os.SEEK_CUR)
             if stat.S_ISREG(file.st_mode) and file.st_size == end:
@@ -55,7 +55,7 @@ class WholeOutput(io.FileIO):
 
 
 def whole_output(stream: TextIO) -> TextIO:
-    """A stream in place of `sys.stdout`, with its encoding. A letter that this does not have is written by its number."""
+    """A replacement of `sys.stdout` with its encoding. Letters that the encoding does not have are written as numbers."""
     buffer = io.BufferedWriter(WholeOutput(stream.fileno()))
     by_line = bool(stream.line_buffering)
     return io.TextIOWrapper(buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=by_line)

@@ -79,7 +79,7 @@ def record_of(event: OutboxEvent) -> Record:
 
 
 def _path_of(uri: str) -> str:
-    if uri.startswith("/"):  # not for urlsplit: it takes `//a` for a host, and leaves tabs out
+    if uri.startswith("/"):  # urlsplit would read `//a` as a host, and remove tabs
         return _END_OF_PATH.split(uri, 1)[0]
     try:
         return urlsplit(uri).path

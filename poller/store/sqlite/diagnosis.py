@@ -30,7 +30,7 @@ def diagnose(directory: Path, max_bytes: int) -> Iterator[Diagnosis]:
     yield writable
     if writable.level == "ok":
         yield check_space(shutil.disk_usage(_existing(directory)).free, max_bytes, directory)
-    if os.access(directory, os.X_OK):  # else there is none, or a directory above is closed to us, which is told by now
+    if os.access(directory, os.X_OK):  # otherwise the finding above says why
         yield from check_files(directory)
 
 

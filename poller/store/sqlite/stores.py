@@ -71,13 +71,13 @@ class Stores:
         return state
 
     def _upgrade(self, use: str) -> None:
-        """Have a state that nobody works on be of this version: a finished backfill is opened by nobody any more, only read.
+        """Upgrade a state if no process works on it. Finished backfills are only read, so nothing else upgrades them.
 
-        What cannot be upgraded is left as it is, for who opens it.  Commits: its schema.
+        A state that cannot be upgraded now stays as it is.  Commits: the schema.
         """
         with suppress(StateError):
             path = self._path(use)
-            if inspection.is_older(path) and inspection.schema_of(path):  # not a damaged one, which would be set aside
+            if inspection.is_older(path) and inspection.schema_of(path):  # a damaged one would be set aside
                 State.open(self.directory, use).close()
 
     def attach(self, use: str) -> State:
