@@ -95,7 +95,12 @@ def size_bytes(size: str) -> int:
 # What Fluent Bit 5.1.1 refuses: a file of fluent-bit/, the change to it, and words of the message of `check`.
 # `--dry-run` finds these ...
 REFUSED = [
-    ("push.conf", "    Name              http\n    # Anyone", "    Name htp\n    # Anyone", ("htp", "set Name http")),
+    (
+        "push.conf",
+        "    Name              http\n    # Everyone",
+        "    Name htp\n    # Everyone",
+        ("htp", "set Name http"),
+    ),
     ("push.conf", "Name              http\n    Match", "Name lokki\n    Match", ("lokki", "set Name loki")),
     ("push.conf", "    Name              http\n    Match", "    Match", ("has no Name",)),
     ("push.conf", "    Host  ", "    Hosst  ", ("Hosst", "write host")),
@@ -152,7 +157,7 @@ REFUSED_AT_START = [
 
 # Unusual configurations that it accepts.
 TAKEN = [
-    ("push.conf", "    Name              http\n    # Anyone", "    name HTTP\n    # Anyone"),
+    ("push.conf", "    Name              http\n    # Everyone", "    name HTTP\n    # Everyone"),
     ("push.conf", "[INPUT]", "[inputs] # ours"),
     ("push.conf", "[SERVICE]", "\r\n[SERVICE]\r"),
     ("push.conf", "Port              443", "Port ${PORT}\n    net.keepalive off\n    Workers 2\n    header A b"),

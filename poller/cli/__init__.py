@@ -150,8 +150,10 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
     except PollerError as error:
         tell(str(error))
         return error.exit_code
-    except (BrokenPipeError, SystemExit):  # `rich` raises SystemExit if the reader has closed the pipe
+    except BrokenPipeError:
         return EXIT_INCOMPLETE
+    except SystemExit as error:  # by `rich` if the reader has closed the pipe, by click after a completion
+        return error.code if isinstance(error.code, int) else EXIT_INCOMPLETE
     except Exception as error:  # noqa: BLE001  # a bad environment, or a bug: committed work is kept, and a traceback does not help a user
         _tell_of_failure(error)
         return EXIT_INCOMPLETE
