@@ -28,9 +28,19 @@ def test_what_a_machine_has_for_itself_does_not_count(tmp_path: Path) -> None:
     assert of(tmp_path, "") == of(tmp_path / "other", '[http]\nlisten = "127.0.0.1:9999"\n')
 
 
+def test_the_way_to_the_database_does_not_count(tmp_path: Path) -> None:
+    # Replicas that reach it through proxies of their own passed for configured differently, and kept more than their share.
+    one, other = (
+        of(tmp_path, f'[state]\nurl = "postgresql://poller@127.0.0.1:{port}/a"\n', IONOS_POLLER_STATE__PASSWORD=word)
+        for port, word in ((5432, "canary-1"), (6432, "canary-2"))
+    )
+    assert one == other
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        '[state]\nlease = "16s"\n',
         '[poll]\ninterval = "2m"\n',
         "[api]\npage_size = 17\n",
         '[poll]\noverlap = "11m"\n',

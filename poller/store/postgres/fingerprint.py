@@ -7,7 +7,7 @@ import json
 
 from poller.config import Config
 
-_OF_A_MACHINE = ("state_dir", "http")
+_OF_A_MACHINE = ("state_dir", "http", "state")  # each machine may reach the database in its own way
 
 
 def fingerprint(config: Config) -> str:
@@ -16,4 +16,5 @@ def fingerprint(config: Config) -> str:
 
     tree = json.loads(effective(config, as_json=True))
     chosen = {key: value for key, value in tree.items() if key not in _OF_A_MACHINE}
+    chosen["lease"] = tree["state"]["lease"]
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
